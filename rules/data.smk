@@ -1,0 +1,47 @@
+# Archives in, data sets out: world (tiny scales) -> fetch (download, verify) -> prepare (extract, convert).
+
+
+rule world:
+    input:
+        flow.inputs("world"),
+    output:
+        flow.output("world"),
+    log:
+        flow.log("world"),
+    benchmark:
+        flow.benchmark("world")
+    resources:
+        **flow.resources("world"),
+    shell:
+        flow.shell
+
+
+rule fetch:
+    input:
+        flow.inputs("fetch"),
+    output:
+        flow.output("fetch"),
+    log:
+        flow.log("fetch"),
+    benchmark:
+        flow.benchmark("fetch")
+    resources:
+        **flow.resources("fetch"),
+    retries: 1
+    shell:
+        flow.shell
+
+
+rule prepare:
+    input:
+        flow.inputs("prepare"),
+    output:
+        flow.output("prepare"),
+    log:
+        flow.log("prepare"),
+    benchmark:
+        flow.benchmark("prepare")
+    resources:
+        **flow.resources("prepare"),
+    shell:
+        flow.shell

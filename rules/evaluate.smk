@@ -1,0 +1,21 @@
+# Passes: one process opens the images (or encodes the words) once and makes every output that is still missing,
+# each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing.
+
+for group in flow.passes("text", "evaluate"):
+
+    rule:
+        name:
+            group.rule
+        input:
+            group.inputs,
+        output:
+            group.outputs,
+        log:
+            group.log,
+        benchmark:
+            group.benchmark
+        resources:
+            **flow.resources(group.stage),
+        retries: 1
+        shell:
+            group.shell

@@ -1,0 +1,48 @@
+# Models: trained from scratch on the tiny world, or downloaded weights brought to one layout.
+
+
+rule train_clip:
+    input:
+        flow.inputs("train_clip"),
+    output:
+        flow.output("train_clip"),
+    log:
+        flow.log("train_clip"),
+    benchmark:
+        flow.benchmark("train_clip")
+    priority: 10
+    resources:
+        **flow.resources("train_clip"),
+    shell:
+        flow.shell
+
+
+rule train_dino:
+    input:
+        flow.inputs("train_dino"),
+    output:
+        flow.output("train_dino"),
+    log:
+        flow.log("train_dino"),
+    benchmark:
+        flow.benchmark("train_dino")
+    priority: 5
+    resources:
+        **flow.resources("train_dino"),
+    shell:
+        flow.shell
+
+
+rule weights:
+    input:
+        flow.inputs("weights"),
+    output:
+        flow.output("weights"),
+    log:
+        flow.log("weights"),
+    benchmark:
+        flow.benchmark("weights")
+    resources:
+        **flow.resources("weights"),
+    shell:
+        flow.shell

@@ -1,0 +1,157 @@
+"""The ``ovss`` command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ovss.config.params import SCALES
+from ovss.errors import UserError
+from ovss.plan.project import find_root
+
+Command = Callable[[argparse.Namespace, Path], int]
+
+
+def _job(options: argparse.Namespace, root: Path) -> int:
+    from ovss import runner
+    from ovss.plan.plan import load_plan
+
+    runner.quiet_threads()
+    os.chdir(root)
+    plan = load_plan(root, options.scale)
+    if options.group:
+        jobs = [job for job in plan.group(options.group, options.seal) if not (root / job.done).is_file()]
+    else:
+        jobs = [plan.find(options.output)]
+    if jobs:
+        runner.run_jobs(jobs, root, plan.seed)
+    return 0
+
+
+def _publish(options: argparse.Namespace, root: Path) -> int:
+    from ovss.plan.plan import load_plan
+    from ovss.publish import publish
+
+    publish(load_plan(root, options.scale), root, options.target)
+    return 0
+
+
+def _reproduce(options: argparse.Namespace, root: Path) -> int:
+    from ovss.reproduce import reproduce
+
+    return reproduce(root, options.force_unlock)
+
+
+def _summary(options: argparse.Namespace, root: Path) -> int:
+    from ovss.plan.plan import load_plan
+    from ovss.publish import summary
+
+    print(summary(load_plan(root, options.scale), root))
+    return 0
+
+
+def _plan(options: argparse.Namespace, root: Path) -> int:
+    from ovss.plan.plan import load_plan
+    from ovss.plan.show import as_json, overview
+
+    plan = load_plan(root, options.scale)
+    print(as_json(plan) if options.json else overview(plan, root))
+    return 0
+
+
+def _why(options: argparse.Namespace, root: Path) -> int:
+    from ovss.plan.why import why
+
+    print(why(root, options.path, options.revisions, options.scale))
+    return 0
+
+
+def _verify(options: argparse.Namespace, root: Path) -> int:
+    from ovss.store import verify
+
+    return verify(root, options.repair)
+
+
+def _gc(options: argparse.Namespace, root: Path) -> int:
+    from ovss.store import collect_garbage
+
+    print(collect_garbage(root, options.delete, options.keep))
+    return 0
+
+
+def _diff(options: argparse.Namespace, root: Path) -> int:
+    from ovss.diff import main as diff
+
+    print(diff(root, options.revision, options.other, options.scale or _default_scale(root)))
+    return 0
+
+
+def _default_scale(root: Path) -> str:
+    from ovss.config.params import load_params
+
+    return load_params(root).scale
+
+
+def _schema(options: argparse.Namespace, root: Path) -> int:
+    from ovss.config.schemas import check_schemas, write_schemas
+
+    return check_schemas(root) if options.check else write_schemas(root)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ovss", description="Reproduce five papers on open-vocabulary semantic segmentation, table by table."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Command, text: str, scale: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if scale:
+            sub.add_argument("--scale", choices=SCALES, help="which section of params.yaml (default: its 'scale')")
+        return sub
+
+    sub = add("reproduce", _reproduce, "run everything that is not there yet, then print where the report is", False)
+    sub.add_argument("--force-unlock", action="store_true", help="remove locks that a killed run left behind")
+    add("summary", _summary, "print the summary table of the published results")
+    sub = add("plan", _plan, "list the jobs: what exists, what would run, which cells stay empty and why")
+    sub.add_argument("--json", action="store_true", help="every job with the parts of its key, as JSON")
+    sub = add("diff", _diff, "compare the metrics of two commits cell by cell, with paired bootstrap intervals")
+    sub.add_argument("revision", metavar="REV", help="a commit, branch or tag")
+    sub.add_argument("other", metavar="REV2", nargs="?", help="the other side (default: the working tree)")
+    sub = add("why", _why, "say what the key of an output is made of, and what changed between commits")
+    sub.add_argument("path", help="an output under work/, or the start of its name (such as train_clip/clip)")
+    sub.add_argument("revisions", metavar="REV", nargs="*", help="one commit (against the working tree) or two")
+    sub = add("verify", _verify, "re-hash every stored file against the record of the job that wrote it", False)
+    sub.add_argument("--repair", action="store_true", help="restore damaged outputs from the DVC cache or remote")
+    sub = add("gc", _gc, "list outputs under work/ that no reachable plan names", False)
+    sub.add_argument("--delete", action="store_true", help="delete them")
+    sub.add_argument("--keep", metavar="REV", nargs="*", default=[], help="commits whose outputs stay, too")
+    sub = add("schema", _schema, "write the JSON schemas of the YAML files", False)
+    sub.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    sub = add("publish", _publish, "copy finished tables, claims and report to results/ (used by the workflow)")
+    sub.add_argument("target", nargs="?", help="a paper or a table (freecp, freecp_table2); default: everything")
+    sub = add("job", _job, "run one job of the plan (used by the workflow)")
+    sub.add_argument("output", nargs="?", help="the output to make: work/<stage>/<name>.<key>/origin.json")
+    sub.add_argument("--pass", dest="group", help="a pass: <stage>/<name>")
+    sub.add_argument("--seal", help="what the pass was planned as; refuses to run if the plan has changed since")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: 0 on success, 1 where a check found something, 2 with one sentence where the user must act."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options, find_root()))
+    except UserError as error:
+        print(f"ovss: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""``datasets.yaml``: archives (downloads), sources (one prepared split each), data sets (a source seen with labels)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from ovss.config.base import Strict, load_yaml
+from ovss.config.files import DownloadedFile, fetched
+from ovss.data.class_names import class_list
+from ovss.data.label_maps import LabelMap, RawValues
+
+
+class Archive(Strict):
+    """Files that are downloaded together, their licence, and what a person must do where no download is possible."""
+
+    title: str
+    licence: str
+    files: tuple[DownloadedFile, ...] = ()
+    login: bool = False
+    manual: str | None = None
+    landing: str | None = None
+    used_in: dict[str, str] = Field(default_factory=dict)
+    note: str | None = None
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Archive:
+        names = [file.name for file in self.files]
+        if len(set(names)) < len(names):
+            raise ValueError("two files have the same name")
+        by_hand = [file.name for file in self.files if file.url is None]
+        if (by_hand or self.login) and not self.manual:
+            raise ValueError(f"{', '.join(by_hand) or 'a login'}: 'manual' must say what a person has to do")
+        return self
+
+
+class Source(Strict):
+    """One split of one or more archives, brought into the common form (images, raw labels, index)."""
+
+    archives: tuple[str, ...] = Field(min_length=1)
+    layout: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    split: str
+    images: int | None = Field(default=None, ge=1)
+    allowed_values: RawValues | None = None
+    note: str | None = None
+    world_values: dict[str, Annotated[int, Field(ge=0)]] | None = None
+    world_other: int | None = None
+
+
+class Naming(Strict):
+    """How a code base writes its class lists."""
+
+    separator: str = Field(min_length=1)
+    note: str | None = None
+
+
+class Dataset(Strict):
+    """A source seen through a label map, with its class names (naming -> file in ``ovss/resources/classes``)."""
+
+    title: str
+    source: str
+    labels: LabelMap
+    background: bool = False
+    classes: dict[str, str]
+    note: str | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, background included."""
+        return self.labels.num_classes
+
+    def class_file(self, naming: str) -> str:
+        """File name of the class list under a naming; the default list where the naming has none of its own."""
+        return self.classes.get(naming, self.classes["default"])
+
+    @model_validator(mode="after")
+    def _class_lists(self) -> Dataset:
+        if "default" not in self.classes:
+            raise ValueError("classes: 'default' is missing")
+        for naming, file in self.classes.items():
+            lines = len(class_list(file))
+            if lines != self.num_classes:
+                raise ValueError(f"classes.{naming}: {file} has {lines} lines, the labels {self.num_classes} classes")
+        return self
+
+
+class Datasets(Strict):
+    """The whole of ``datasets.yaml``."""
+
+    references: dict[str, str] = Field(default_factory=dict)
+    namings: dict[str, Naming]
+    archives: dict[str, Archive]
+    sources: dict[str, Source]
+    datasets: dict[str, Dataset]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Datasets:
+        for name, archive in self.archives.items():
+            stated = (ref for file in archive.files for refs in file.stated_in.values() for ref in refs)
+            _known(f"archives.{name}.files.stated_in", stated, self.references, "references")
+        for name, source in self.sources.items():
+            _known(f"sources.{name}.archives", source.archives, self.archives, "archives")
+            _layout_exists(name, source.layout)
+        for name, dataset in self.datasets.items():
+            _known(f"datasets.{name}.source", [dataset.source], self.sources, "sources")
+            _known(f"datasets.{name}.classes", dataset.classes, self.namings, "namings")
+            allowed = self.sources[dataset.source].allowed_values
+            named, _ = dataset.labels.table()
+            if allowed is not None and not set(named) <= set(allowed):
+                extra = sorted(set(named) - set(allowed))
+                raise ValueError(f"datasets.{name}.labels: raw values {extra[:5]} are not allowed in {dataset.source}")
+        return self
+
+
+def _known(key: str, names: Any, known: Mapping[str, Any], section: str) -> None:
+    missing = sorted(set(names) - set(known))
+    if missing:
+        raise ValueError(f"{key}: {', '.join(missing)} is not in section '{section}'")
+
+
+def _layout_exists(source: str, layout: str) -> None:
+    folder = resources.files("ovss") / "data" / "layouts"
+    if not (folder / f"{layout}.py").is_file():
+        raise ValueError(f"sources.{source}.layout: there is no ovss/data/layouts/{layout}.py")
+
+
+def load_datasets(path: Path, root: Path | None = None) -> Datasets:
+    """Read ``datasets.yaml``.
+
+    Raises:
+        UserError: names the file, the key and what is wrong.
+    """
+    return load_yaml(path, Datasets, root)
+
+
+def fetch_params(config: Datasets, archive: str) -> dict[str, Any]:
+    """Parameters (JSON types) of the job that fetches an archive; they hold facts that change bytes, not prose."""
+    entry = config.archives[archive]
+    return {"archive": archive, "files": fetched(entry.files), "manual": entry.manual}
+
+
+def prepare_params(config: Datasets, source: str) -> dict[str, Any]:
+    """Parameters (JSON types) of the job that prepares a source; its inputs are {archive: fetch directory}."""
+    keep = {"archives", "layout", "split", "images", "allowed_values"}
+    return {"source": source, **config.sources[source].model_dump(mode="json", include=keep)}
+
+
+def labels_params(config: Datasets, dataset: str) -> dict[str, Any]:
+    """The data set part of a row's parameters: label map, number of classes, background."""
+    entry = config.datasets[dataset]
+    return {
+        "name": dataset,
+        "labels": entry.labels.model_dump(mode="json"),
+        "num_classes": entry.num_classes,
+        "background": entry.background,
+    }
+
+
+def uses_world(archive: Archive) -> bool:
+    """Whether any file of the archive is made by the world job instead of downloaded."""
+    return any((file.url or "").startswith("world://") for file in archive.files)

@@ -1,0 +1,72 @@
+"""``params.yaml``: one seed, one scale, and every knob of every scale, typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from ovss.config.base import Strict, load_yaml
+from ovss.config.world import ClipTrainParams, DinoTrainParams, WorldParams
+
+ScaleName = Literal["smoke", "tiny", "small", "full"]
+
+
+class Bootstrap(Strict):
+    """Paired bootstrap over images."""
+
+    resamples: int = Field(1000, ge=10, description="number of resamples of the images")
+    level: float = Field(0.95, gt=0, lt=1, description="confidence level of every interval")
+
+
+class Training(Strict):
+    """The models that a scale trains from scratch, by model name."""
+
+    clip: dict[str, ClipTrainParams] = Field(default_factory=dict, description="CLIP models, by name")
+    dino: dict[str, DinoTrainParams] = Field(default_factory=dict, description="DINO-style models, by name")
+
+
+class Scale(Strict):
+    """One scale of the workflow."""
+
+    about: str = Field(description="one sentence for the report: what this scale is")
+    world: WorldParams | None = Field(None, description="the procedurally generated world; null where real data is used")
+    train: Training = Field(default_factory=Training, description="models trained from scratch at this scale")
+    columns: dict[str, str] = Field(description="data set (datasets.yaml) behind each column of the papers' tables")
+    templates: str | None = Field(None, description="prompt templates used in place of every protocol's own")
+    model_input: int | None = Field(
+        None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"
+    )
+    model_patch: int | None = Field(None, gt=0, description="patch size to which scaled sizes are rounded")
+    shard_images: int | None = Field(None, gt=0, description="images per evaluation job; null: one job per data set")
+    examples: int = Field(4, ge=0, description="images per data set whose predictions are kept for the gallery")
+    bootstrap: Bootstrap = Field(default_factory=Bootstrap)
+    tolerance: float | None = Field(
+        None, ge=0, description="largest difference to a published number that counts as within; null: effects only"
+    )
+    papers: list[str] | None = Field(None, description="papers to run; null: all")
+    tables: list[str] | None = Field(None, description="tables to run, as paper.table; null: all")
+
+
+class Params(Strict):
+    """The whole of params.yaml."""
+
+    seed: int = Field(ge=0, description="the one seed of everything random")
+    scale: ScaleName = Field(description="the scale that is run unless a command says otherwise")
+    smoke: Scale
+    tiny: Scale
+    small: Scale
+    full: Scale
+
+    def at(self, scale: str | None = None) -> Scale:
+        """The section of one scale (default: the chosen one)."""
+        return getattr(self, scale or self.scale)  # type: ignore[no-any-return]
+
+
+SCALES: tuple[str, ...] = ("smoke", "tiny", "small", "full")
+
+
+def load_params(root: Path) -> Params:
+    """Read ``params.yaml`` of a project."""
+    return load_yaml(root / "params.yaml", Params, root)

@@ -1,0 +1,74 @@
+"""The stage that brings an archive's files in: downloaded, placed by hand, or made by the generated world."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ovss.data.download import download
+from ovss.data.places import PARTIAL, manual_path
+from ovss.data.remote import RemoteFile, place, verify
+from ovss.errors import UserError
+from ovss.jobs import JobContext
+
+_WORLD = "world://"
+
+
+def run(ctx: JobContext) -> dict[str, object]:
+    """Fetch the files of one archive.
+
+    Params: archive (name), files (entries of datasets.yaml: name, url, mirrors, size, hashes), manual (text or null).
+    Inputs: ``world`` where an address starts with ``world://``.
+    Output: the files under their names. A file at ``data/manual/<archive>/<name>`` is verified and used as it is.
+
+    Returns:
+        {"archive", "files": {name: {"size", "sha256", "verified_by", "url"}}}.
+
+    Raises:
+        UserError: a file cannot be had or is not the expected one.
+    """
+    archive = str(ctx.params["archive"])
+    facts: dict[str, Any] = {}
+    for entry in ctx.params["files"]:
+        file = RemoteFile.of(entry)
+        if file.urls and file.urls[0].startswith(_WORLD):
+            facts[file.name] = _from_world(file, ctx.inputs, ctx.out)
+        else:
+            facts[file.name] = _from_outside(file, archive, ctx.params.get("manual"), ctx.out)
+    return {"archive": archive, "files": facts}
+
+
+def _from_outside(file: RemoteFile, archive: str, manual: str | None, out: Path) -> dict[str, Any]:
+    by_hand = manual_path(archive, file.name)
+    todo = f": {manual}" if manual else ""
+    if by_hand.is_file():
+        facts = {**verify(by_hand, file), "url": "placed by hand"}
+        place(by_hand, out / file.name)
+    elif not file.urls:
+        raise UserError(f"{by_hand}: this file has to be placed by hand{todo or '; see datasets.yaml'}")
+    else:
+        hint = f"check the connection, or place the file at {by_hand}{todo}"
+        facts = download(file, out, partial=PARTIAL / archive, hint=hint)
+    if facts["verified_by"] is None:
+        print(f"{file.name}: no hash is published; the measured sha256 is {facts['sha256']}", file=sys.stderr)
+    return facts
+
+
+def _from_world(file: RemoteFile, inputs: Mapping[str, Path], out: Path) -> dict[str, Any]:
+    """Take a file of the generated world and check it against the world's manifest."""
+    if "world" not in inputs:
+        raise UserError(f"{file.name}: a world:// address needs the world job among the inputs")
+    name = file.urls[0].removeprefix(_WORLD)
+    manifest = inputs["world"] / "manifest.json"
+    try:
+        known = json.loads(manifest.read_text(encoding="utf-8"))[name]
+        stated = RemoteFile(file.name, size=known["size"], sha256=known["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{manifest}: no entry for {name} ({type(error).__name__}); make the world again") from error
+    source = inputs["world"] / "archives" / name
+    facts = verify(source, stated)
+    place(source, out / file.name)
+    return {**facts, "url": file.urls[0]}

@@ -1,0 +1,84 @@
+"""What a method is given and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ovss.errors import UserError
+from ovss.evaluation.preprocess import normalise, resize_bilinear, resized_size
+from ovss.evaluation.protocol import Geometry, Protocol
+from ovss.models.clip import Clip
+from ovss.models.windows import Grid, cut_windows, make_grid
+
+
+@dataclass(frozen=True)
+class View:
+    """One image under one geometry.
+
+    id: image id. original_size, input_size: (H, W) before and after resizing. input: (3, H, W) float32, normalised.
+    grid: its windows.
+    """
+
+    id: str
+    original_size: tuple[int, int]
+    input: Tensor
+    grid: Grid
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(H, W) of the network input."""
+        return self.input.shape[-2], self.input.shape[-1]
+
+    def windows(self) -> Tensor:
+        """(W, 3, Hc, Wc) float32 windows in raster order."""
+        return cut_windows(self.input, self.grid)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of one geometry and the protocol that the row follows."""
+
+    views: tuple[View, ...]
+    protocol: Protocol
+
+    def score_size(self, view: View) -> tuple[int, int]:
+        """(H, W) at which the protocol decides."""
+        return view.original_size if self.protocol.score_size == "original" else view.input_size
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """labels: (H, W) integers, class index per pixel, at the size at which the protocol decides."""
+
+    labels: npt.NDArray[np.integer]
+
+
+def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip: Clip) -> View:
+    """Resize, normalise and lay windows over an image.
+
+    Args:
+        name: image id, for error messages.
+        image: (H, W, 3) uint8 RGB.
+        geometry: sizes and normalisation.
+        clip: the model, for its patch size, normalisation and device.
+
+    Raises:
+        UserError: the resized image or window is smaller than a patch.
+    """
+    pixels = torch.from_numpy(image).to(clip.device)
+    size = (image.shape[0], image.shape[1])
+    resized = resize_bilinear(pixels, resized_size(size, geometry))
+    grid = make_grid(
+        (resized.shape[0], resized.shape[1]), geometry.crop, geometry.stride, clip.patch_size, geometry.window_padding
+    )
+    if grid.rows.patches < 1 or grid.columns.patches < 1:
+        raise UserError(
+            f"image {name}: {resized.shape[1]}x{resized.shape[0]} pixels after resizing is smaller than a patch of "
+            f"{clip.patch_size}; raise short_side or leave the image out"
+        )
+    return View(name, size, normalise(resized, geometry, clip), grid)

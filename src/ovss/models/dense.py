@@ -1,0 +1,173 @@
+"""Patch features of a CLIP vision transformer: the shared blocks and the variants of the last one.
+
+Sources: CLIP (Radford et al. 2021, section 2.4), MaskCLIP (Zhou et al. 2022, section 3.2), SCLIP (Wang et al. 2023,
+section 3.2), ClearCLIP (Lan et al. 2024, section 3.3) and FreeCP's versions of them. Shapes: W windows, N = 1 + h*w
+tokens (class token first, patches in raster order), d width, H heads, e = d/H, D joint dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ovss.models.position import PositionRule, position_table
+
+Variant = Literal["vanilla", "MaskCLIP", "SCLIP", "ClearCLIP"]
+Family = Literal["freecp_block", "attention_only", "full_block"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+FAMILIES: tuple[Family, ...] = get_args(Family)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Input of a block's attention: ``normed`` = ln_1(x), (W, N, d); query, key, value (W, H, N, e)."""
+
+    normed: Tensor
+    query: Tensor
+    key: Tensor
+    value: Tensor
+
+
+def patch_grid(visual: Any, windows: Tensor) -> tuple[int, int]:
+    """(h, w) of the patch grid of (W, 3, Hc, Wc) windows; pixels that fill no patch are dropped."""
+    rows, columns = visual.patch_size
+    return windows.shape[-2] // rows, windows.shape[-1] // columns
+
+
+def embed(visual: Any, windows: Tensor, rule: PositionRule) -> Tensor:
+    """Tokens that enter block 0.
+
+    Args:
+        visual: open_clip VisionTransformer.
+        windows: (W, 3, Hc, Wc) float32, normalised RGB.
+        rule: interpolation of the position embeddings.
+
+    Returns:
+        (W, N, d) float32.
+    """
+    patches = visual.conv1(windows).flatten(2).transpose(1, 2)
+    first = visual.class_embedding.expand(len(windows), 1, -1)
+    table = position_table(visual.positional_embedding, visual.grid_size, patch_grid(visual, windows), rule)
+    return visual.ln_pre(torch.cat([first, patches], dim=1) + table)  # type: ignore[no-any-return]
+
+
+def split_heads(block: Any, tokens: Tensor) -> Heads:
+    """Query, key and value of a block for (W, N, d) tokens, by its own normalisation and projection."""
+    normed = block.ln_1(tokens)
+    attention = block.attn
+    joint = F.linear(normed, attention.in_proj_weight, attention.in_proj_bias)
+    query, key, value = (
+        part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in joint.chunk(3, dim=-1)
+    )
+    return Heads(normed, query, key, value)
+
+
+def merge_heads(block: Any, mixed: Tensor) -> Tensor:
+    """Out-projection of the concatenated heads: (W, H, N, e) -> (W, N, d)."""
+    return F.linear(mixed.transpose(1, 2).flatten(2), block.attn.out_proj.weight, block.attn.out_proj.bias)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(e^-0.5 query key') value per head, (W, H, N, e)."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
+def mix_values(heads: Heads, variant: Variant) -> Tensor:
+    """Values mixed by the variant's attention, (W, H, N, e); the class token takes part everywhere.
+
+    vanilla: softmax(q k'). MaskCLIP: identity. SCLIP: softmax(q q') + softmax(k k'), a sum whose rows add to 2.
+    ClearCLIP: softmax(q q'). Every logit carries the factor e^-0.5.
+    """
+    if variant == "vanilla":
+        return attend(heads.query, heads.key, heads.value)
+    if variant == "MaskCLIP":
+        return heads.value
+    by_query = attend(heads.query, heads.query, heads.value)
+    return by_query if variant == "ClearCLIP" else add_key_attention(heads, by_query)
+
+
+def add_key_attention(heads: Heads, by_query: Tensor) -> Tensor:
+    """SCLIP's mixed values from ClearCLIP's: softmax(q q') v + softmax(k k') v, (W, H, N, e)."""
+    return by_query + attend(heads.key, heads.key, heads.value)
+
+
+def feed_forward(block: Any, tokens: Tensor) -> Tensor:
+    """Tokens plus the block's feed-forward branch, (W, N, d)."""
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[no-any-return]
+
+
+def standard_block(block: Any, tokens: Tensor) -> Tensor:
+    """A transformer block as trained: attention and feed-forward, each with its residual; (W, N, d)."""
+    mixed = mix_values(split_heads(block, tokens), "vanilla")
+    return feed_forward(block, tokens + block.ls_1(merge_heads(block, mixed)))
+
+
+def block_inputs(visual: Any, windows: Tensor, rule: PositionRule) -> list[Tensor]:
+    """Input of every block, L tensors (W, N, d): blocks 0..L-2 run as trained, once, for every variant."""
+    inputs = [embed(visual, windows, rule)]
+    for block in visual.transformer.resblocks[:-1]:
+        inputs.append(standard_block(block, inputs[-1]))
+    return inputs
+
+
+def last_block(block: Any, tokens: Tensor, mixed: Tensor, variant: Variant, family: Family) -> Tensor:
+    """Output tokens of the modified last block, (W, N, d).
+
+    ``attention_only``: the attention output alone (ClearCLIP's evaluation code). ``full_block``: block input added
+    back, then the feed-forward with its residual (SCLIP's code). ``freecp_block``: no block input; the feed-forward
+    with its residual except for ClearCLIP (FreeCP's code).
+
+    Args:
+        block: last block.
+        tokens: (W, N, d), its input.
+        mixed: (W, H, N, e), result of ``mix_values``.
+        variant: what ``mixed`` was made with.
+        family: which parts of the block stay.
+    """
+    output = block.ls_1(merge_heads(block, mixed))
+    if family == "full_block":
+        return feed_forward(block, tokens + output)
+    if family == "attention_only" or variant == "ClearCLIP":
+        return output  # type: ignore[no-any-return]
+    return feed_forward(block, output)
+
+
+def joint_features(visual: Any, tokens: Tensor) -> Tensor:
+    """Unit-norm joint features of every token: normalise(ln_post(tokens) @ proj), (W, N, d) -> (W, N, D)."""
+    features: Tensor = visual.ln_post(tokens)
+    return F.normalize(features if visual.proj is None else features @ visual.proj, dim=-1)
+
+
+def image_features(visual: Any, tokens: Tensor) -> Tensor:
+    """Unit-norm features of whole windows by the network's own pooling, (W, N, d) -> (W, D)."""
+    pooled, _ = visual._pool(tokens)
+    return F.normalize(pooled if visual.proj is None else pooled @ visual.proj, dim=-1)
+
+
+def attention_weights(block: Any, tokens: Tensor) -> Tensor:
+    """Attention of a block as trained, rows = queries: (W, N, d) -> (W, H, N, N)."""
+    heads = split_heads(block, tokens)
+    return torch.softmax(heads.query @ heads.key.transpose(-1, -2) * heads.query.shape[-1] ** -0.5, dim=-1)
+
+
+def patch_affinity(visual: Any, inputs: list[Tensor], heads: Literal["mean", "first"]) -> Tensor:
+    """Mean attention of blocks 0..L-2 between patches (FreeCP, affinity): class row and column cut, not rescaled.
+
+    Args:
+        visual: open_clip VisionTransformer.
+        inputs: L block inputs (W, N, d).
+        heads: ``mean`` over the heads, or the ``first`` head alone (what FreeCP's code does for GEM).
+
+    Returns:
+        (W, n, n) float32, n = N - 1.
+    """
+    blocks = list(visual.transformer.resblocks)[:-1]
+    total = torch.zeros(())
+    for block, tokens in zip(blocks, inputs, strict=False):
+        weights = attention_weights(block, tokens)
+        total = total.to(weights.device) + (weights.mean(dim=1) if heads == "mean" else weights[:, 0])
+    return total[:, 1:, 1:] / len(blocks)

@@ -1,0 +1,35 @@
+"""Prompt templates: what a class name is put into before it is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ovss.errors import UserError
+
+_OWN = {"photo": ("a photo of a {}.",), "none": ("{}",)}
+NAMES = ("openai80", *_OWN)
+
+
+def templates(name: str, lines: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Templates of that name, each with one ``{}`` for the class name.
+
+    Args:
+        name: ``openai80``: the 80 ImageNet templates of CLIP; ``photo``: "a photo of a {}."; ``none``: the name or
+            sentence as it is; any other name needs ``lines``.
+        lines: the templates themselves, where the name is none of the above.
+
+    Raises:
+        UserError: no templates of that name, or a line without exactly one ``{}``.
+    """
+    if lines is not None:
+        wrong = [line for line in lines if line.count("{}") != 1]
+        if wrong or not lines:
+            raise UserError(f"templates {name}: '{wrong[0] if wrong else ''}' must have one {{}} for the class name")
+        return tuple(lines)
+    if name == "openai80":
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+    if name not in _OWN:
+        raise UserError(f"templates: '{name}' is not one of {', '.join(NAMES)}; mend the protocol")
+    return _OWN[name]

@@ -1,0 +1,160 @@
+"""Text features of class names: prompt ensembles, encoded once per (model, vocabulary) and kept.
+
+Source: CLIP (Radford et al. 2021, section 3.1.4): encode every prompt of a word, normalise, mean, normalise again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ovss.errors import UserError
+from ovss.jobs import JobContext
+from ovss.models.clip import Clip, load_clip, read_state
+from ovss.models.templates import templates
+
+FEATURES_FILE = "features.safetensors"
+QUERIES_FILE = "text.json"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Queries of a data set and their features.
+
+    queries: Q words. features: (Q, D) float32, unit norm. query_class: (Q,) int64, class of each query, ascending.
+    """
+
+    queries: tuple[str, ...]
+    features: Tensor
+    query_class: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return int(self.query_class[-1]) + 1
+
+    @property
+    def num_background(self) -> int:
+        """Queries of class 0, the background where the data set has one."""
+        return int((self.query_class == 0).sum())
+
+
+def query_list(classes: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], Tensor]:
+    """Flatten the names of each class into queries.
+
+    Args:
+        classes: names of each class, in class order; every name is a query.
+
+    Returns:
+        (queries, class of each query (Q,) int64).
+
+    Raises:
+        UserError: no class, a class without a name, or two classes with the same names.
+    """
+    if not classes:
+        raise UserError("class names: the list is empty; name at least one class")
+    seen: dict[tuple[str, ...], int] = {}
+    for number, names in enumerate(classes):
+        if not names or not all(name.strip() for name in names):
+            raise UserError(f"class names: class {number} has an empty name; every class needs one")
+        first = seen.setdefault(tuple(names), number)
+        if first != number:
+            raise UserError(
+                f"class names: classes {first} and {number} are both '{', '.join(names)}'; "
+                "no score can tell them apart, rename or remove one"
+            )
+    queries = tuple(name for names in classes for name in names)
+    return queries, torch.tensor([number for number, names in enumerate(classes) for _ in names])
+
+
+def encode_texts(clip: Clip, texts: Sequence[str]) -> Tensor:
+    """Text encoder output, (len(texts), D) float32, not normalised.
+
+    Padding behind the longest text is cut: attention is causal, so no text sees it.
+    """
+    model: Any = clip.model
+    tokens = clip.tokenizer(list(texts)).to(clip.device)
+    if model.text_pool_type == "argmax":
+        tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+    length = tokens.shape[1]
+    hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
+    mask = None if model.attn_mask is None else model.attn_mask[:length, :length]
+    hidden = model.ln_final(model.transformer(hidden, attn_mask=mask))
+    pooled = _pool(model, hidden, tokens)
+    projection = model.text_projection
+    return projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
+
+
+def _pool(model: Any, hidden: Tensor, tokens: Tensor) -> Tensor:
+    if model.text_pool_type != "argmax":
+        raise UserError(f"text tower: pooling '{model.text_pool_type}' is not supported; use 'argmax'")
+    return hidden[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+
+
+def mean_feature(clip: Clip, texts: Sequence[str]) -> Tensor:
+    """Normalised mean of the normalised features of some texts, (D,) float32."""
+    return F.normalize(F.normalize(encode_texts(clip, texts), dim=-1).mean(dim=0), dim=-1)
+
+
+def encode_words(clip: Clip, words: Sequence[str], forms: Sequence[str]) -> Tensor:
+    """Prompt-ensemble features of words: word by word, so that no word's feature depends on the others.
+
+    Args:
+        clip: the model.
+        words: class names or sentences.
+        forms: templates, each with one ``{}``.
+
+    Returns:
+        (len(words), D) float32, unit norm.
+    """
+    return torch.stack([mean_feature(clip, [form.replace("{}", word) for form in forms]) for word in words])
+
+
+def load_vocabulary(directory: Path, device: str = "cpu") -> Vocabulary:
+    """Read what the stage ``text`` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged.
+    """
+    state = read_state(directory / FEATURES_FILE)
+    try:
+        queries = json.loads((directory / QUERIES_FILE).read_text(encoding="utf-8"))["queries"]
+        features, query_class = state["query_features"], state["query_class"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{directory}: text features cannot be read ({error}); make them again") from error
+    return Vocabulary(tuple(queries), features.to(device), query_class.to(device))
+
+
+@torch.inference_mode()
+def run(ctx: JobContext) -> None:
+    """Stage ``text``: features of every vocabulary of a pass with one model.
+
+    Item parameters: ``queries`` (names of each class), ``templates`` (a name of ``ovss.models.templates``, or any name
+    together with ``template_lines``). A word that several vocabularies share is encoded once.
+    """
+    (model,) = {item.inputs["model"] for item in ctx.items.values()}
+    clip = load_clip(model, ctx.machine.device)
+    made: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+    for name, item in ctx.items.items():
+        queries, query_class = query_list(item.params["queries"])
+        forms = templates(item.params["templates"], item.params.get("template_lines"))
+        for word in queries:
+            if (word, forms) not in made:
+                made[word, forms] = encode_words(clip, [word], forms)[0].cpu()
+        _write(item.out, queries, torch.stack([made[word, forms] for word in queries]), query_class)
+        ctx.finish(name, {"queries": len(queries), "classes": int(query_class[-1]) + 1, "templates": len(forms)})
+
+
+def _write(out: Path, queries: Sequence[str], features: Tensor, query_class: Tensor) -> None:
+    save_file({"query_features": features.contiguous(), "query_class": query_class}, out / FEATURES_FILE)
+    record = {"queries": list(queries), "query_class": query_class.tolist()}
+    text = json.dumps(record, sort_keys=True, indent=1, ensure_ascii=False)
+    (out / QUERIES_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,64 @@
+"""Jobs that bring a data set in: world, fetch, prepare; and the class names it is asked for with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ovss.config.datasets import Archive, fetch_params, prepare_params, uses_world
+from ovss.config.params import Scale
+from ovss.plan.job import Job
+from ovss.plan.project import Project
+
+MANUAL = "data/manual"
+
+
+def world_job(project: Project, scale: Scale, archive: str) -> Job:
+    """The job that generates one archive of the tiny world."""
+    if scale.world is None:
+        raise ValueError(f"{archive} is made by the tiny world, which this scale does not have")
+    values = {name: source.world_values for name, source in sorted(project.datasets.sources.items())
+              if archive in source.archives and source.world_values}  # fmt: skip
+    params = {**scale.world.model_dump(mode="json"), "data": {archive: scale.world.data[archive].model_dump(mode="json")}, "cc3m": 1, "cc12m": 1}
+    return project.job("world", archive, params, {})
+
+
+def fetch_job(project: Project, scale: Scale, archive: str) -> Job | str:
+    """The job that downloads and verifies an archive, or why it cannot run (a file has to be placed by hand)."""
+    entry = project.datasets.archives[archive]
+    if missing := _missing_by_hand(project, archive, entry):
+        return missing
+    inputs = {"world": world_job(project, scale, archive)} if uses_world(entry) else {}
+    return project.job("fetch", archive, fetch_params(project.datasets, archive), inputs)
+
+
+def _missing_by_hand(project: Project, name: str, archive: Archive) -> str:
+    if not (archive.login or any(file.url is None for file in archive.files)):
+        return ""
+    wanted = [f"{MANUAL}/{name}/{file.name}" for file in archive.files if archive.login or file.url is None]
+    absent = [path for path in wanted if not (project.root / path).is_file()]
+    if not absent:
+        return ""
+    return f"data to be placed by hand: {', '.join(absent)}" + (f" ({archive.manual})" if archive.manual else "")
+
+
+def source_job(project: Project, scale: Scale, source: str) -> Job | str:
+    """The job that extracts and converts one split, or why it cannot run."""
+    inputs: dict[str, Job] = {}
+    for archive in project.datasets.sources[source].archives:
+        job = fetch_job(project, scale, archive)
+        if isinstance(job, str):
+            return job
+        inputs[archive] = job
+    layout = project.datasets.sources[source].layout
+    params = prepare_params(project.datasets, source)
+    return project.job("prepare", source, params, inputs, modules=(f"ovss.data.layouts.{layout}",))
+
+
+def class_queries(project: Project, dataset: str, naming: str) -> list[list[str]]:
+    """Query words of each class under a naming (several for a class with synonyms or background words)."""
+    from ovss.data.labels import read_class_names
+
+    entry = project.datasets.datasets[dataset]
+    known: dict[str, Any] = dict(project.datasets.namings)
+    separator = known[naming].separator if naming in known else ", "
+    return read_class_names(entry.class_file(naming), separator)

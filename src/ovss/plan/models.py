@@ -1,0 +1,36 @@
+"""Jobs that bring a model in: trained from scratch at the tiny scales, downloaded and converted at the full one."""
+
+from __future__ import annotations
+
+from ovss.config.papers import ModelRole
+from ovss.config.params import Scale
+from ovss.plan.job import Job
+from ovss.plan.project import Project
+
+
+def model_job(project: Project, scale: Scale, role: ModelRole) -> Job | str:
+    """The job that makes the model that plays a role, or why there is none."""
+    if scale.world is not None:
+        return trained_job(project, scale, role.tiny) if role.tiny else "no tiny counterpart of this model"
+    return weights_job(project, role.full) if role.full else "the weights are not published or not known"
+
+
+def trained_job(project: Project, scale: Scale, name: str) -> Job | str:
+    """The training job of a model of the tiny world."""
+    if scale.world is None:
+        return f"model {name} is trained at the tiny scales only"
+    for stage, models in (("train_clip", scale.train.clip), ("train_dino", scale.train.dino)):
+        if name in models:
+            params = {"world": scale.world.model_dump(mode="json"), "model": models[name].model_dump(mode="json"),
+                      "seed": project.params.seed}  # fmt: skip
+            return project.job(stage, name, params, {})
+    return f"model {name} is not trained at this scale"
+
+
+def weights_job(project: Project, weights: str) -> Job | str:
+    """The job that converts downloaded weights to the common model directory."""
+    entry = project.weights.weights.get(weights)
+    if entry is None:
+        return f"weights {weights} are not in weights.yaml"
+    fetch = project.job("fetch", weights, entry.fetch_params(weights), {})
+    return project.job("weights", weights, entry.convert_params(weights), {"file": fetch})

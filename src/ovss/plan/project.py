@@ -1,0 +1,104 @@
+"""A project's configuration files and sources, read once and checked against each other."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ovss.config.base import load_yaml
+from ovss.config.datasets import Datasets
+from ovss.config.papers import Paper
+from ovss.config.params import Params, load_params
+from ovss.config.weights import Weights
+from ovss.errors import UserError
+from ovss.plan.closure import Closure
+from ovss.plan.job import Job
+from ovss.plan.lock import locked_versions
+from ovss.plan.stages import STAGES
+
+PAPER_ORDER = ("tag", "ttd", "freecp", "reclippp", "sseg", "beyond")
+
+
+def find_root(start: Path | None = None) -> Path:
+    """The project's folder: the nearest one upwards that holds params.yaml and Snakefile.
+
+    Raises:
+        UserError: there is none.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "params.yaml").is_file() and (folder / "Snakefile").is_file():
+            return folder
+    raise UserError(f"{here}: not inside the project (no params.yaml and Snakefile here or above); cd into the clone")
+
+
+@dataclass(frozen=True)
+class Project:
+    """Everything a plan is made from."""
+
+    root: Path
+    params: Params
+    datasets: Datasets
+    weights: Weights
+    papers: dict[str, Paper]
+    closure: Closure
+    versions: dict[str, str]
+
+    @classmethod
+    def load(cls, root: Path) -> Project:
+        """Read and validate all configuration.
+
+        Raises:
+            UserError: names the file and key of the first problem.
+        """
+        files = sorted((root / "papers").glob("*.yaml"), key=_paper_order)
+        papers = {file.stem: load_yaml(file, Paper, root) for file in files}
+        for name, paper in papers.items():
+            if paper.paper != name:
+                raise UserError(f"papers/{name}.yaml: paper: is '{paper.paper}'; it must equal the file's name '{name}'")
+        return cls(
+            root,
+            load_params(root),
+            load_yaml(root / "datasets.yaml", Datasets, root),
+            load_yaml(root / "weights.yaml", Weights, root),
+            papers,
+            Closure(root / "src"),
+            locked_versions(root / "envs" / "requirements.lock"),
+        )
+
+    @property
+    def resources(self) -> Path:
+        """Folder of the package's data files."""
+        return self.root / "src" / "ovss" / "resources"
+
+    def job(self, stage: str, name: str, params: dict[str, Any], inputs: dict[str, Job], **more: Any) -> Job:
+        """A job of a stage; ``modules`` in ``more`` are those that the stage module imports by name."""
+        kind = STAGES[stage]
+        modules = (kind.module, *more.pop("modules", ()))
+        sources = self.closure.of(modules)
+        packages = {name: self.versions.get(name, "not locked") for name in kind.packages}
+        files = more.pop("files", {})
+        return Job(stage, name, kind.module, params, inputs, {**sources, **files}, packages, **more)
+
+    @cached_property
+    def methods(self) -> dict[str, frozenset[str]]:
+        """Names of the settings of every implemented method, read from its file without importing it."""
+        folder = self.root / "src" / "ovss" / "methods"
+        return {file.stem: frozenset(_settings_fields(file)) for file in sorted(folder.glob("[a-z]*.py"))}
+
+
+def _paper_order(file: Path) -> tuple[int, str]:
+    known = PAPER_ORDER.index(file.stem) if file.stem in PAPER_ORDER else len(PAPER_ORDER)
+    return known, file.stem
+
+
+def _settings_fields(file: Path) -> Iterator[str]:
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Settings":
+            for line in node.body:
+                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                    yield line.target.id

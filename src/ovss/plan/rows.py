@@ -1,0 +1,156 @@
+"""From a row and a column of a paper's table to the jobs that make its number, or the reason why there are none."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from ovss.config.papers import Cell, Paper
+from ovss.config.params import Scale
+from ovss.errors import UserError
+from ovss.plan.data import class_queries, source_job
+from ovss.plan.job import Job
+from ovss.plan.models import model_job
+from ovss.plan.project import Project
+
+SEGMENTATION_METRICS = frozenset({"miou"})
+_PIXELS = ("short_side", "crop", "stride")
+
+
+@dataclass(frozen=True)
+class Empty:
+    """Why a cell has no number of ours."""
+
+    why: str
+
+
+class Rows:
+    """Row jobs of one scale. Equal rows of two tables are one job."""
+
+    def __init__(self, project: Project, scale: Scale) -> None:
+        self.project = project
+        self.scale = scale
+        self._jobs: dict[str, Job] = {}
+        self._text = cache(self._text_job)
+
+    def cell(self, paper: Paper, table: str, row: str, column: str) -> list[Job] | Empty:
+        """The jobs (one per shard) that make a cell, or why it stays empty.
+
+        Raises:
+            UserError: the row names a method setting that does not exist.
+        """
+        run = paper.tables[table].row(row).run
+        if run is None:
+            return Empty("cited" if paper.tables[table].row(row).citation else "derived")
+        where = f"papers/{paper.paper}.yaml: tables.{table}.rows.{row}"
+        if run.method in self.project.methods:
+            self._check_settings(where, run.method, {**run.settings, **_merged(run.settings_per_column)})
+        place = paper.columns[column]
+        if place.dataset is None:
+            return Empty("this column is not measured on a data set")
+        if place.dataset not in self.scale.columns:
+            return Empty(f"no data set for {place.dataset} at this scale")
+        cell = paper.cell(table, row, column)
+        if cell is None:
+            return Empty("the row does not run on this column")
+        return self._not_yet(cell) or self._jobs_of(paper, cell, where)
+
+    def _not_yet(self, cell: Cell) -> Empty | None:
+        if cell.method not in self.project.methods:
+            return Empty(f"not implemented: method {cell.method}")
+        if cell.metric not in SEGMENTATION_METRICS:
+            return Empty(f"not implemented: metric {cell.metric}")
+        if cell.training:
+            return Empty(f"not implemented: training {cell.training.method}")
+        if cell.needs:
+            return Empty(f"not provided: {', '.join(cell.needs)}")
+        return None
+
+    def _check_settings(self, where: str, method: str, settings: Mapping[str, Any]) -> None:
+        known = self.project.methods[method]
+        for name in settings.keys() - known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean '{near[0]}'?)" if near else ""
+            raise UserError(
+                f"{where}.run.settings.{name}: method {method} has no such setting{hint}; "
+                f"it has: {', '.join(sorted(known))}"
+            )
+
+    def _jobs_of(self, paper: Paper, cell: Cell, where: str) -> list[Job] | Empty:
+        name = self.scale.columns[cell.dataset]
+        dataset = self.project.datasets.datasets.get(name)
+        if dataset is None:
+            known = ", ".join(sorted(self.project.datasets.datasets))
+            raise UserError(f"params.yaml: {self.project.params.scale}.columns.{cell.dataset}: '{name}' is not a data "
+                            f"set of datasets.yaml; it has: {known}")
+        source = source_job(self.project, self.scale, dataset.source)
+        if isinstance(source, str):
+            return Empty(source)
+        if cell.model is None:
+            return Empty("not implemented: rows without a model")
+        model = model_job(self.project, self.scale, paper.models[cell.model])
+        if isinstance(model, str):
+            return Empty(model)
+        protocol = self._protocol(cell)
+        text = self._text(name, protocol["names"], protocol["templates"], model)
+        view = {"name": name, "labels": dataset.labels.model_dump(mode="json"), "num_classes": dataset.num_classes,
+                "background": dataset.background}  # fmt: skip
+        params = {"method": cell.method, "settings": dict(cell.settings), "dataset": view, "protocol": protocol,
+                  "examples": self.scale.examples}  # fmt: skip
+        inputs = {"model": model, "source": source, "text": text}
+        shards = self._shards(dataset.source)
+        return [self._row(params | {"shard": [index, shards]}, inputs) for index in range(shards)]
+
+    def _shards(self, source: str) -> int:
+        images = self.project.datasets.sources[source].images
+        if not self.scale.shard_images or not images:
+            return 1
+        return -(-images // self.scale.shard_images)
+
+    def _protocol(self, cell: Cell) -> dict[str, Any]:
+        """Protocol values of a row, with sizes in pixels of this scale's models and its own prompt templates."""
+        values = cell.protocol.params()
+        if self.scale.templates:
+            values["templates"] = self.scale.templates
+        if self.scale.model_input and self.scale.model_patch:
+            for name in _PIXELS:
+                if values.get(name):
+                    patches = values[name] * self.scale.model_input / 224 / self.scale.model_patch
+                    values[name] = max(1, round(patches)) * self.scale.model_patch
+        return values
+
+    def _text_job(self, dataset: str, names: str, templates: str, model: Job) -> Job:
+        queries = class_queries(self.project, dataset, names)
+        params: dict[str, Any] = {"queries": queries, "templates": templates}
+        own = self.project.resources / f"templates_{templates}.txt"
+        if own.is_file():
+            params["template_lines"] = own.read_text(encoding="utf-8").splitlines()
+        name = f"{dataset}-{names}-{templates}-{model.name}"
+        return self.project.job("text", name, params, {"model": model}, group=model.name)
+
+    def _row(self, params: dict[str, Any], inputs: dict[str, Job]) -> Job:
+        method = f"ovss.methods.{params['method']}"
+        index, count = params["shard"]
+        shard = f"-{index:04d}of{count:04d}" if count > 1 else ""
+        group = f"{inputs['source'].name}-{inputs['model'].name}{shard}"
+        job = self.project.job("evaluate", _row_name(params, inputs) + shard, params, inputs,
+                               modules=(method,), group=group)  # fmt: skip
+        return self._jobs.setdefault(job.key, job)
+
+
+def _merged(per_column: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {name: value for settings in per_column.values() for name, value in settings.items()}
+
+
+def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:
+    """A name for people, from what is run alone: the same whichever table asks first."""
+    protocol = params["protocol"]
+    window = "" if protocol["crop"] is None else f"c{protocol['crop']}r{protocol['stride']}"
+    settings = [str(value) for _, value in sorted(params["settings"].items())]
+    words = [params["dataset"]["name"], inputs["model"].name, params["method"], *settings,
+             f"s{protocol['short_side']}{window}", protocol["names"]]  # fmt: skip
+    return "-".join(words).replace("/", "_").replace(" ", "_")[:150]
+

@@ -1,0 +1,115 @@
+"""What the Snakefile asks of the plan: paths with keys, missing inputs, passes, targets, commands."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ovss.plan.job import Job
+from ovss.plan.plan import Plan, load_plan
+from ovss.plan.stages import STAGES
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One process that makes several outputs: those of its group that do not exist yet."""
+
+    rule: str
+    stage: str
+    inputs: list[str]
+    outputs: list[str]
+    log: str
+    benchmark: str
+    shell: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """A paper or a table as a target of the command line."""
+
+    rule: str
+    outputs: list[str]
+
+
+class Workflow:
+    """The plan in Snakemake's terms. The graph is cut at outputs that exist: they have no inputs."""
+
+    def __init__(self, root: Path, plan: Plan, full_graph: bool) -> None:
+        self.root = root
+        self.plan = plan
+        self.full_graph = full_graph
+        self.command = f"{shlex.quote(sys.executable)} -m ovss.cli"
+        self.shell = f"{self.command} job --scale {plan.scale} {{output}} 2>&1 | tee {{log}}"
+        self.everything = [plan.report.done]
+
+    @classmethod
+    def load(cls, root: str, config: Mapping[str, Any]) -> Workflow:
+        """Plan the scale that ``--config scale=...`` names; ``full_graph=1`` keeps inputs of outputs that exist."""
+        plan = load_plan(Path(root), config.get("scale"))
+        return cls(Path(root), plan, bool(config.get("full_graph")))
+
+    def exists(self, job: Job) -> bool:
+        """Whether a job's output is complete."""
+        return (self.root / job.done).is_file()
+
+    def _needs(self, job: Job) -> list[str]:
+        if self.exists(job) and not self.full_graph:
+            return []
+        return [other.done for other in job.inputs.values()]
+
+    def inputs(self, stage: str) -> Callable[[Any], list[str]]:
+        """Input function of a stage's rule."""
+        return lambda wildcards: self._needs(self.plan.jobs[f"work/{stage}/{wildcards.name}.{wildcards.key}"])
+
+    @staticmethod
+    def output(stage: str) -> str:
+        """Output pattern of a stage's rule."""
+        return f"work/{stage}/{{name}}.{{key}}/origin.json"
+
+    @staticmethod
+    def log(stage: str) -> str:
+        """Log pattern of a stage's rule."""
+        return f"logs/{stage}/{{name}}.{{key}}.log"
+
+    @staticmethod
+    def benchmark(stage: str) -> str:
+        """Benchmark pattern of a stage's rule."""
+        return f"benchmarks/{stage}/{{name}}.{{key}}.tsv"
+
+    @staticmethod
+    def resources(stage: str) -> dict[str, int]:
+        """Memory (MB), time (minutes) and GPUs of a stage; more memory at the second attempt."""
+        kind = STAGES[stage]
+        wanted = {"mem_mb": kind.memory_mb, "runtime": kind.minutes}
+        return {**wanted, "gpu": kind.gpus} if kind.gpus else wanted
+
+    def passes(self, *stages: str) -> Iterator[Pass]:
+        """The passes of some stages that have outputs still to make (all of them with ``full_graph=1``)."""
+        for (stage, group), jobs in self.plan.groups.items():
+            missing = [job for job in jobs if self.full_graph or not self.exists(job)]
+            if stage in stages and missing:
+                needs = sorted({path for job in missing for path in self._needs(job)})
+                name = f"{stage}/{group}"
+                seal = self.plan.seal(stage, group)
+                yield Pass(
+                    f"{stage}_{group}".replace("-", "_").replace(".", "_"),
+                    stage,
+                    needs,
+                    [job.done for job in missing],
+                    f"logs/{name}.{seal}.log",
+                    f"benchmarks/{name}.{seal}.tsv",
+                    f"{self.command} job --scale {self.plan.scale} --pass {name} --seal {seal} 2>&1 | tee {{log}}",
+                )
+
+    @property
+    def targets(self) -> list[Target]:
+        """One target per paper and per table (``freecp``, ``freecp_table2``)."""
+        return [Target(name, [job.done for job in jobs]) for name, jobs in self.plan.targets.items()]
+
+    def publish(self, target: str | None = None) -> str:
+        """Command that copies tables, claims and report to results/ where they differ."""
+        return f"{self.command} publish --scale {self.plan.scale} {target or ''} 2> {{log}}"

@@ -1,0 +1,93 @@
+"""Copies of finished tables, claims and the report under stable names in ``results/``, and the summary in the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from ovss import origin
+from ovss.errors import UserError
+from ovss.plan.job import Job
+from ovss.plan.plan import Plan
+from ovss.plan.rows import Empty
+from ovss.plan.stages import STAGES
+
+_TABLE_FILES = {"metrics.json": ".json", "table.md": ".md", "table.csv": ".csv"}
+_CLAIM_FILES = {"claims.json": "claims.json", "claims.md": "claims.md"}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file where its bytes differ, by a temporary name and a rename."""
+    if target.is_file() and target.read_bytes() == source.read_bytes():
+        return
+    temporary = target.with_name(f"{target.name}.part-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"{target}: cannot be written ({error.strerror}); make room or mend the permissions and run "
+                        "the same command again") from error
+
+
+def _publish_job(job: Job, plan: Plan, root: Path) -> None:
+    directory, results = root / job.directory, root / "results" / plan.scale
+    origin.check(directory)
+    if job.stage == "table":
+        paper, table = job.params["paper"], job.params["table"]["id"]
+        for name, suffix in _TABLE_FILES.items():
+            _copy(directory / name, results / paper / f"{table}{suffix}")
+    elif job.stage == "claims":
+        for name, target in _CLAIM_FILES.items():
+            _copy(directory / name, results / job.params["paper"] / target)
+    else:
+        for path in sorted(directory.rglob("*")):
+            if path.is_file() and path.name != origin.FILE:
+                _copy(path, results / "report" / path.relative_to(directory))
+
+
+def publish(plan: Plan, root: Path, target: str | None) -> None:
+    """Copy a target's outputs (default: everything) to ``results/<scale>/``.
+
+    Raises:
+        UserError: an output is missing or was edited, the target does not exist, or results/ cannot be written.
+    """
+    everything = [*plan.tables.values(), *plan.claims.values(), plan.report]
+    if target is not None and target not in plan.targets:
+        raise UserError(f"{target}: no such paper or table; there are: {', '.join(sorted(plan.targets))}")
+    for stage in STAGES:
+        (root / "work" / stage).mkdir(parents=True, exist_ok=True)  # DVC wants every folder that it tracks
+    for job in plan.targets[target] if target else everything:
+        _publish_job(job, plan, root)
+    print(f"published under results/{plan.scale}/", file=sys.stderr)
+
+
+def _claims(plan: Plan, root: Path, paper: str) -> str:
+    path = root / "results" / plan.scale / paper / "claims.json"
+    if not path.is_file():
+        return "-"
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    counts = Counter(claim["verdict"] for claim in record["claims"])
+    return ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in sorted(counts)) or "-"
+
+
+def summary(plan: Plan, root: Path) -> str:
+    """What the results hold, paper by paper, and where the report is."""
+    lines = [f"{'paper':<10} {'tables':>6} {'cells':>6} {'filled':>6}  claims"]
+    for paper in dict.fromkeys(name for name, _ in plan.tables):
+        cells = [cell for at, cell in plan.cells.items() if at[0] == paper and not _cited(cell)]
+        filled = sum(not isinstance(cell, Empty) for cell in cells)
+        tables = sum(name == paper for name, _ in plan.tables)
+        lines.append(f"{paper:<10} {tables:>6} {len(cells):>6} {filled:>6}  {_claims(plan, root, paper)}")
+    report = root / "results" / plan.scale / "report" / "index.html"
+    return "\n".join([f"scale {plan.scale}", *lines, "", f"report: {report}"])
+
+
+def _cited(cell: list[Job] | Empty) -> bool:
+    return isinstance(cell, Empty) and cell.why in {"cited", "derived"}

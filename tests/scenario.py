@@ -1,0 +1,129 @@
+"""A copy of the project on a reduced plan, run as a user runs it, with executed jobs counted by the jobs themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+METHOD = "src/ovss/methods/dense_clip.py"
+TWIN = "src/ovss/methods/dense_clip_twin.py"
+
+
+def run(command: list[str], cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False, **more)
+
+
+def reduce_plan(folder: Path) -> None:
+    """One table with two data sets, a model of a few steps, and a second method that is a copy of the first."""
+    params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
+    smoke = params["smoke"]
+    smoke["columns"] = {name: smoke["columns"][name] for name in ("VOC21", "ADE")}
+    smoke["tables"] = ["freecp.table1"]
+    smoke["train"]["dino"] = {}
+    smoke["train"]["clip"]["clip"]["schedule"] |= {"steps": 4, "batch": 8, "log_every": 2}
+    smoke["bootstrap"]["resamples"] = 50
+    for data in smoke["world"]["data"].values():
+        data |= {"train": 2, "val": 4}
+    params["scale"] = "smoke"
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    shutil.copy(folder / METHOD, folder / TWIN)
+    paper = folder / "papers" / "freecp.yaml"
+    text = paper.read_text(encoding="utf-8")
+    row = """      - id: baseline_twin
+        extra_of: baseline
+        labels: {method: a copy of the first method}
+        run: {method: dense_clip_twin, model: clip_b16, protocol: sclip, settings: {variant: SCLIP, family: full_block}}
+"""
+    start = text.index("  table1:\n")
+    place = text.index("    rows:\n", start) + len("    rows:\n")
+    paper.write_text(text[:place] + row + text[place:], encoding="utf-8")
+
+
+@dataclass
+class Scenario:
+    """The copy and its job log."""
+
+    folder: Path
+    log: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, root: Path, folder: Path) -> Scenario:
+        clone = folder / "project"
+        listed = run(["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], root).stdout
+        for name in filter(None, listed.split("\0")):
+            if (root / name).is_file() and not name.startswith("results/") and name != "dvc.lock":
+                target = clone / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(root / name, target)
+        scenario = cls(clone, folder / "jobs.log")
+        scenario.env = scenario.environment(clone)
+        reduce_plan(clone)
+        scenario.git("init", "--quiet", "--initial-branch=main")
+        scenario.commit("start")
+        return scenario
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        return {**os.environ, **who, "PATH": path, "PYTHONPATH": str(folder / "src"), "OVSS_JOB_LOG": str(self.log),
+                "OVSS_DEVICE": "cpu"}  # fmt: skip
+
+    def git(self, *arguments: str) -> str:
+        done = run(["git", *arguments], self.folder, env=self.env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def commit(self, message: str) -> str:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+        return self.git("rev-parse", "HEAD").strip()
+
+    def dvc(self, *arguments: str) -> str:
+        done = run([sys.executable, "-m", "dvc", *arguments], self.folder, env=self.env)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def reproduce(self, expect: int = 0) -> Counter[str]:
+        """Run the one command; returns executed jobs by stage."""
+        self.log.unlink(missing_ok=True)
+        done = run([sys.executable, "-m", "ovss.cli", "reproduce"], self.folder, env=self.env)
+        assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-3000:]
+        return self.jobs()
+
+    def jobs(self) -> Counter[str]:
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        return Counter(line.split()[0] for line in lines)
+
+    def start(self) -> subprocess.Popen[str]:
+        self.log.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "ovss.cli", "reproduce"]
+        return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+
+    def kill_when(self, process: subprocess.Popen[str], jobs: int) -> None:
+        """SIGKILL the whole process group as soon as that many jobs are done."""
+        limit = time.time() + 300
+        while sum(self.jobs().values()) < jobs and process.poll() is None and time.time() < limit:
+            time.sleep(0.05)
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+    def edit(self, name: str, old: str, new: str) -> None:
+        path = self.folder / name
+        text = path.read_text(encoding="utf-8")
+        assert old in text, f"{name} does not hold {old!r}"
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
