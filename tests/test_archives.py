@@ -137,6 +137,11 @@ def test_what_is_no_archive_is_named(tmp_path: Path, content: bytes) -> None:
         extract(tmp_path / "x.zip", tmp_path / "out", every)
 
 
+def test_a_missing_archive_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"x\.zip: this archive is missing"):
+        extract(tmp_path / "x.zip", tmp_path / "out", every)
+
+
 def test_an_encrypted_zip_is_named(tmp_path: Path) -> None:
     data = bytearray(zipped(tmp_path / "x.zip", {"root/a": b"x"}).read_bytes())
     for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -63,8 +63,7 @@ def test_more_resamples_begin_with_the_same_ones() -> None:
     assert np.array_equal(many[:70], few)
 
 
-def test_the_block_size_bounds_memory_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Weights are whole numbers, so the product is exact whatever rows it is cut into.
+def test_resampled_areas_are_exact_however_the_product_is_cut() -> None:
     counts = random_counts(1)
     weights = image_weights(counts.images, 0, 0, 50)
     areas = np.concatenate(counts.areas(), axis=1).astype(float)

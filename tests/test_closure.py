@@ -79,3 +79,20 @@ def test_a_closure_holds_every_import_whatever_its_form(tmp_path: Path) -> None:
 def test_a_syntax_error_is_one_sentence_with_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.py: line 1: "):
         _package(tmp_path, a="def broken(:\n").of(("ovss.a",))
+
+
+def test_what_is_remembered_of_a_file_does_not_hide_a_module_added_later(tmp_path: Path) -> None:
+    _package(tmp_path, a="from ovss.sub import b\n", sub__c="")
+    memory = tmp_path / "memory.json"
+    first = Closure(tmp_path, memory=memory)
+    assert "ovss.sub.b" not in first.of(("ovss.a",))
+    first.remember()
+    (tmp_path / "ovss" / "sub" / "b.py").write_text("X = 1\n")
+    assert "ovss.sub.b" in Closure(tmp_path, memory=memory).of(("ovss.a",))
+
+
+def test_a_forgotten_or_damaged_memory_changes_no_hash(tmp_path: Path) -> None:
+    closure = _package(tmp_path, a="import ovss.b\n", b="X = 1\n")
+    memory = tmp_path / "memory.json"
+    memory.write_text("{damaged")
+    assert Closure(tmp_path, memory=memory).of(("ovss.a",)) == closure.of(("ovss.a",))

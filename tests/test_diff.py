@@ -199,6 +199,19 @@ def test_a_commit_against_itself_is_equal(project: Project) -> None:
     assert "equal: demo/table1 (6 cells)" in text and "changed" not in text
 
 
+def test_claims_that_turned_are_listed(project: Project) -> None:
+    path = project.root / "results" / "tiny" / "demo" / "claims.json"
+    for tag, verdicts in (
+        ("three", {"x": "supported", "y": "not_run"}),
+        ("four", {"x": "inconclusive", "y": "not_run"}),
+    ):
+        path.write_text(json.dumps({"claims": [{"id": name, "verdict": value} for name, value in verdicts.items()]}))
+        project.commit(tag)
+    assert project.compare("three", "four").claims == {"demo/x": ("supported", "inconclusive")}
+    assert "claims\n  demo/x: supported -> inconclusive" in main(project.root, "three", "four", "tiny")
+    assert project.compare("two", "four").claims["demo/y"] == ("absent", "not_run")
+
+
 def test_other_csv_files_are_left_alone(project: Project) -> None:
     (project.root / "results" / "tiny" / "demo" / "curves.csv").write_text("step,value\n1,2\n")
     assert set(read_side(project.root, None, "tiny").tables) == {"demo/table1"}

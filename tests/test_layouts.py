@@ -306,3 +306,13 @@ def test_long_runs_need_several_characters() -> None:
 def test_a_damaged_run_length_code_is_refused(counts: object) -> None:
     with pytest.raises(UserError, match="run-length code"):
         rle.decode({"size": [2, 2], "counts": counts})
+
+
+def test_the_code_is_that_of_pycocotools() -> None:
+    """The text was written by another encoder, whose output equals pycocotools' byte for byte."""
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:35, 10:50] = True
+    mask[12:20, 20:30] = False
+    text = "e<n0:" + "0" * 18 + "YON8" + "2HN8" * 9 + "2?" + "0" * 38 + "[<"
+    assert rle.encode(mask) == {"size": [40, 60], "counts": text}
+    np.testing.assert_array_equal(rle.decode({"size": [40, 60], "counts": text.encode()}), mask)

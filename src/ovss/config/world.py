@@ -52,7 +52,7 @@ class WorldData(_Strict):
     shapes: list[tuple[int, int, float]] = Field(
         [(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
     )
-    style: SceneStyle = Field(default_factory=SceneStyle, description="the scenes")
+    style: SceneStyle = Field(SceneStyle(), description="the scenes")
     values: dict[str, int] = Field(description="raw label value of each class, as the original's annotation encodes it")
 
 
@@ -61,8 +61,8 @@ class WorldParams(_Strict):
 
     variants: int = Field(48, ge=1, description="sprites per class; a quarter as many tiles per stuff class")
     data: dict[str, WorldData] = Field(description="archive name -> what to write")
-    captions: CaptionStyle = Field(default_factory=CaptionStyle, description="captions of the caption files")
-    caption_style: SceneStyle = Field(default_factory=SceneStyle, description="scenes behind the caption files")
+    captions: CaptionStyle = Field(CaptionStyle(), description="captions of the caption files")
+    caption_style: SceneStyle = Field(SceneStyle(), description="scenes behind the caption files")
     cc3m: int = Field(3000, ge=1, description="lines of Train_GCC-training.tsv")
     cc12m: int = Field(6000, ge=1, description="lines of cc12m.tsv")
 
@@ -71,8 +71,8 @@ class ViewParams(_Strict):
     """Training views: crops of scenes with captions that are true for the crop."""
 
     variants: int = Field(48, ge=1, description="sprites per class, the same as the world's")
-    style: SceneStyle = Field(default_factory=SceneStyle, description="the scenes")
-    captions: CaptionStyle = Field(default_factory=CaptionStyle, description="the captions")
+    style: SceneStyle = Field(SceneStyle(), description="the scenes")
+    captions: CaptionStyle = Field(CaptionStyle(), description="the captions")
     zoom: float = Field(0.8, ge=0, le=1, description="probability of a crop instead of the whole scene")
     crop: tuple[float, float] = Field((0.25, 1.0), description="side of a crop, log-uniform, in short sides")
     aimed: float = Field(0.6, ge=0, le=1, description="share of crops that are centred on a thing")
@@ -96,7 +96,7 @@ class Schedule(_Strict):
 class ClipTrainParams(_Strict):
     """A small CLIP trained from nothing on the world's views."""
 
-    views: ViewParams = Field(default_factory=ViewParams, description="what it sees")
+    views: ViewParams = Field(ViewParams(), description="what it sees")
     schedule: Schedule = Field(description="optimiser")
     embed_dim: int = Field(96, description="joint dimension")
     image_size: int = Field(64, description="input side in pixels")
@@ -120,7 +120,7 @@ class ClipTrainParams(_Strict):
 class DinoTrainParams(_Strict):
     """A small self-distilled ViT (DINO) trained from nothing on the world's views."""
 
-    views: ViewParams = Field(default_factory=ViewParams, description="what it sees")
+    views: ViewParams = Field(ViewParams(), description="what it sees")
     schedule: Schedule = Field(description="optimiser")
     width: int = Field(64, description="width")
     layers: int = Field(4, description="blocks")

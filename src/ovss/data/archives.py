@@ -56,9 +56,9 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool], limits: Lim
             member is a link or a device or occurs twice, or the limits are passed.
     """
     limits = limits or Limits()
-    budget = int(archive.stat().st_size * limits.ratio) + limits.slack_bytes
     written: list[str] = []
     with _members(archive) as members:
+        budget = int(archive.stat().st_size * limits.ratio) + limits.slack_bytes
         for count, member in enumerate(members, start=1):
             if count > limits.members:
                 raise UserError(f"{archive}: more than {limits.members} members; this is not the expected archive")

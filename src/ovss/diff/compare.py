@@ -41,12 +41,16 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All changes, the number of equal cells per table, and tables that only one side has."""
+    """All changes, the number of equal cells per table, tables that only one side has, and claims that turned.
+
+    claims: "paper/claim" with the verdict before and after ("absent" where a side does not have it).
+    """
 
     changes: tuple[Change, ...]
     equal: Mapping[str, int]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
+    claims: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,18 @@ def compare(repo: Path, before: Side, after: Side) -> Comparison:
         changes += [change for change in found.values() if change is not None]
         filled = [place for place, cell in after.tables[name].items() if cell.ours is not None]
         equal[name] = sum(found[place] is None for place in filled)
-    return Comparison(tuple(changes), equal, tuple(sorted(before.tables.keys() - after.tables.keys())),
-                      tuple(sorted(after.tables.keys() - before.tables.keys())))  # fmt: skip
+    return Comparison(
+        tuple(changes),
+        equal,
+        tuple(sorted(before.tables.keys() - after.tables.keys())),
+        tuple(sorted(after.tables.keys() - before.tables.keys())),
+        _turned(before.claims(), after.claims()),
+    )
+
+
+def _turned(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    pairs = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in {**after, **before}}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _change(evidence: Evidence, place: tuple[str, str]) -> Change | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -49,6 +50,18 @@ class Side:
     def params(self) -> Mapping[str, Any]:
         """The file params.yaml, {} where there is none."""
         return self._yaml("params.yaml")
+
+    def claims(self) -> dict[str, str]:
+        """Verdict of every published claim, by "paper/claim"."""
+        verdicts = {}
+        for paper in sorted({table.partition("/")[0] for table in self.tables}):
+            path = f"results/{self.scale}/{paper}/claims.json"
+            try:
+                for claim in json.loads(self.read(path) or "{}").get("claims", ()):
+                    verdicts[f"{paper}/{claim['id']}"] = str(claim["verdict"])
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise UserError(f"{self.name}: {path} is not a claims file ({error})") from error
+        return verdicts
 
     def _yaml(self, path: str) -> Mapping[str, Any]:
         try:

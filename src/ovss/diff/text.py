@@ -20,6 +20,9 @@ def report(scale: str, before: Side, after: Side, comparison: Comparison) -> str
             parts.append(_block(table, equal, changes))
     parts += [f"{name}: only at {before.name}" for name in comparison.only_before]
     parts += [f"{name}: only at {after.name}" for name in comparison.only_after]
+    if comparison.claims:
+        turned = (f"  {name}: {old} -> {new}" for name, (old, new) in comparison.claims.items())
+        parts.append("\n".join(["claims", *turned]))
     same = [f"{table} ({equal} cells)" for table, equal in comparison.equal.items()
             if not any(change.table == table for change in comparison.changes)]  # fmt: skip
     if same:

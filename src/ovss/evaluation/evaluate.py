@@ -154,9 +154,7 @@ def evaluate_image(sample: Sample, geometry: Geometry, rows: Sequence[Row], clip
             save_example(prediction, sample, row.out)
 
 
-def count_prediction(
-    prediction: Prediction, label: npt.NDArray[np.uint8], num_classes: int
-) -> npt.NDArray[np.int64]:
+def count_prediction(prediction: Prediction, label: npt.NDArray[np.uint8], num_classes: int) -> npt.NDArray[np.int64]:
     """Confusion counts; a label of another size is brought to the prediction's (nearest neighbour)."""
     size = (prediction.labels.shape[0], prediction.labels.shape[1])
     if label.shape != size:

@@ -33,7 +33,7 @@ def resized_size(size: tuple[int, int], geometry: Geometry) -> tuple[int, int]:
 def _taps(length: int, size: int, device: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Source indices and fixed-point coefficients of each target position along one axis, (size,) int32 each."""
     position = torch.arange(size, dtype=torch.float64)
-    source = ((position + 0.5) * (length / size) - 0.5).float()
+    source = ((position + 0.5) * (1 / (size / length)) - 0.5).float()
     low = source.floor()
     part = source - low
     outside = (low < 0) | (low >= length - 1)

@@ -40,9 +40,7 @@ class Settings:
     gem_stream: Literal["accumulate", "last_block"] = "accumulate"
 
 
-def segment(
-    batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], settings: Settings
-) -> list[Prediction]:
+def segment(batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], settings: Settings) -> list[Prediction]:
     """Class per pixel of every image of a batch.
 
     Args:

@@ -55,7 +55,7 @@ class Clip:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.logit_scale.device  # type: ignore[no-any-return]
+        return self.model.logit_scale.device
 
 
 def load_clip(directory: Path, device: str = "cpu") -> Clip:
@@ -169,5 +169,5 @@ def check_tower(visual: Any, name: str) -> None:
 def _tokenizer(model_cfg: Mapping[str, Any], merges: Path | None) -> Callable[[list[str]], Tensor]:
     length = model_cfg["text_cfg"].get("context_length", 77)
     if merges is None:
-        return open_clip.SimpleTokenizer(context_length=length)  # type: ignore[no-any-return]
-    return open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=length)  # type: ignore[no-any-return]
+        return open_clip.SimpleTokenizer(context_length=length)
+    return open_clip.SimpleTokenizer(bpe_path=str(merges), context_length=length)

@@ -52,7 +52,7 @@ def embed(visual: Any, windows: Tensor, rule: PositionRule) -> Tensor:
     patches = visual.conv1(windows).flatten(2).transpose(1, 2)
     first = visual.class_embedding.expand(len(windows), 1, -1)
     table = position_table(visual.positional_embedding, visual.grid_size, patch_grid(visual, windows), rule)
-    return visual.ln_pre(torch.cat([first, patches], dim=1) + table)  # type: ignore[no-any-return]
+    return visual.ln_pre(torch.cat([first, patches], dim=1) + table)
 
 
 def split_heads(block: Any, tokens: Tensor) -> Heads:
@@ -97,7 +97,7 @@ def add_key_attention(heads: Heads, by_query: Tensor) -> Tensor:
 
 def feed_forward(block: Any, tokens: Tensor) -> Tensor:
     """Tokens plus the block's feed-forward branch, (W, N, d)."""
-    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))  # type: ignore[no-any-return]
+    return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
 def standard_block(block: Any, tokens: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ def last_block(block: Any, tokens: Tensor, mixed: Tensor, variant: Variant, fami
     if family == "full_block":
         return feed_forward(block, tokens + output)
     if family == "attention_only" or variant == "ClearCLIP":
-        return output  # type: ignore[no-any-return]
+        return output
     return feed_forward(block, output)
 
 

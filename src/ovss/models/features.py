@@ -41,7 +41,7 @@ class Features:
         """
         if name not in FEATURES:
             raise UserError(f"features: '{name}' is not one of {', '.join(sorted(FEATURES))}")
-        return self._once((name, *sorted(settings.items())), lambda: FEATURES[name](self, **settings))  # type: ignore[no-any-return]
+        return self._once((name, *sorted(settings.items())), lambda: FEATURES[name](self, **settings))
 
     def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
         if key not in self._made:
@@ -52,7 +52,7 @@ class Features:
         """Chunks of windows; per chunk the L block inputs (w, N, d). At the native grid the rules do not differ."""
         visual = self._transformer()
         native = dense.patch_grid(visual, self.windows) == tuple(visual.grid_size)
-        return self._once(  # type: ignore[no-any-return]
+        return self._once(
             ("block_inputs", "scale" if native else position),
             lambda: [dense.block_inputs(visual, chunk, position) for chunk in self.windows.split(self._chunk())],
         )
@@ -60,13 +60,13 @@ class Features:
     def last_heads(self) -> list[dense.Heads]:
         """Per chunk query, key and value of the last block as trained."""
         block = self._transformer().transformer.resblocks[-1]
-        return self._once(  # type: ignore[no-any-return]
+        return self._once(
             ("last_heads",), lambda: [dense.split_heads(block, inputs[-1]) for inputs in self.block_inputs("scale")]
         )
 
     def mixed(self, variant: dense.Variant) -> list[Tensor]:
         """Per chunk the last block's values mixed by a variant, (w, H, N, e); families share them."""
-        return self._once(("mixed", variant), lambda: self._mix(variant))  # type: ignore[no-any-return]
+        return self._once(("mixed", variant), lambda: self._mix(variant))
 
     def _mix(self, variant: dense.Variant) -> list[Tensor]:
         if variant == "SCLIP":
@@ -84,17 +84,22 @@ class Features:
         return self.clip.visual
 
 
-def _dense(features: Features, variant: dense.Variant, family: dense.Family) -> Tensor:
-    """Unit patch features of a last-block variant, (W, n, D)."""
-    if not features.clip.is_transformer:
-        return _resnet(features, variant)
-    visual = features.clip.visual
+def _tokens(features: Features, variant: dense.Variant, family: dense.Family) -> Tensor:
+    """Unit features of every token of a last-block variant, class token first, (W, N, D)."""
+    visual = features._transformer()
     block = visual.transformer.resblocks[-1]
     parts = [
         dense.joint_features(visual, dense.last_block(block, inputs[-1], mixed, variant, family))
         for inputs, mixed in zip(features.block_inputs("scale"), features.mixed(variant), strict=True)
     ]
-    return torch.cat(parts)[:, 1:]
+    return torch.cat(parts)
+
+
+def _dense(features: Features, variant: dense.Variant, family: dense.Family) -> Tensor:
+    """Unit patch features of a last-block variant, (W, n, D)."""
+    if not features.clip.is_transformer:
+        return _resnet(features, variant)
+    return features.get("tokens", variant=variant, family=family)[:, 1:]
 
 
 def _resnet(features: Features, variant: dense.Variant) -> Tensor:
@@ -103,17 +108,22 @@ def _resnet(features: Features, variant: dense.Variant) -> Tensor:
     return resnet.resnet_features(features.clip.visual, features.windows)
 
 
-def _gem(
+def _gem_tokens(
     features: Features, depth: int, iterations: int, limit: gem.DepthLimit = "layers", stream: gem.Stream = "accumulate"
 ) -> Tensor:
-    """Unit patch features of GEM, (W, n, D)."""
+    """Unit features of every token of GEM, class token first, (W, N, D)."""
     visual = features._transformer()
     start = gem.first_block(len(visual.transformer.resblocks), depth, limit)
     parts = [
         dense.joint_features(visual, gem.gem_tokens(visual, inputs, start, iterations, stream))
         for inputs in features.block_inputs("antialias")
     ]
-    return torch.cat(parts)[:, 1:]
+    return torch.cat(parts)
+
+
+def _gem(features: Features, **settings: object) -> Tensor:
+    """Unit patch features of GEM, (W, n, D); settings as for ``gem_tokens``."""
+    return features.get("gem_tokens", **settings)[:, 1:]
 
 
 def _image(features: Features, position: PositionRule = "scale") -> Tensor:
@@ -129,16 +139,16 @@ def _image(features: Features, position: PositionRule = "scale") -> Tensor:
     return torch.cat(parts)
 
 
-def _affinity(
-    features: Features, position: PositionRule = "scale", heads: Literal["mean", "first"] = "mean"
-) -> Tensor:
+def _affinity(features: Features, position: PositionRule = "scale", heads: Literal["mean", "first"] = "mean") -> Tensor:
     """Mean attention between patches in blocks 0..L-2, (W, n, n)."""
     visual = features._transformer()
     return torch.cat([dense.patch_affinity(visual, inputs, heads) for inputs in features.block_inputs(position)])
 
 
 FEATURES: dict[str, Callable[..., Tensor]] = {
+    "tokens": _tokens,
     "dense": _dense,
+    "gem_tokens": _gem_tokens,
     "gem": _gem,
     "image": _image,
     "affinity": _affinity,

@@ -9,12 +9,18 @@ from __future__ import annotations
 import ast
 import hashlib
 import io
+import json
+import os
 import tokenize
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ovss.errors import UserError
+
+FORMAT = 1
+"""Version of what is remembered about a file."""
 
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 _MARKS = {tokenize.NEWLINE: "\n", tokenize.INDENT: "{", tokenize.DEDENT: "}"}
@@ -70,14 +76,23 @@ def source_hash(source: str) -> str:
     return digest.hexdigest()[:16]
 
 
+def _recall(memory: Path | None) -> dict[str, tuple[str, list[str]]]:
+    try:
+        found: dict[str, Any] = json.loads(memory.read_text(encoding="utf-8")) if memory and memory.is_file() else {}
+    except (OSError, ValueError):
+        return {}
+    return {at: (hashed, imports) for at, (hashed, imports) in found.items()}
+
+
 class Closure:
     """Import closures of the modules of one package, each file read and parsed once."""
 
-    def __init__(self, source_root: Path, package: str = "ovss") -> None:
+    def __init__(self, source_root: Path, package: str = "ovss", memory: Path | None = None) -> None:
         self.root = source_root
         self.package = package
-        self._hash = cache(self._hash_of)
-        self._direct = cache(self._imports_of)
+        self.memory = memory
+        self._known: dict[str, tuple[str, list[str]]] = _recall(memory)
+        self._facts = cache(self._facts_of)
         self.of = cache(self._closure)
 
     def path(self, module: str) -> Path | None:
@@ -88,24 +103,37 @@ class Closure:
                 return candidate
         return None
 
-    def _source(self, module: str) -> str:
+    def _facts_of(self, module: str) -> tuple[str, list[str]]:
+        """Hash of a module and every name that it may import; from memory where the file's bytes are known."""
         path = self.path(module)
         if path is None:
             raise UserError(f"module {module}: no such file under {self.root}; the plan needs it to compute a key")
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        at = hashlib.sha256(f"{module} {FORMAT}\n".encode() + data).hexdigest()
+        if at not in self._known:
+            text = data.decode("utf-8")
+            names = sorted(self._names_in(module, path, text))
+            self._known[at] = source_hash(text), names
+        return self._known[at]
 
-    def _hash_of(self, module: str) -> str:
-        return source_hash(self._source(module))
+    def _direct(self, module: str) -> set[str]:
+        names = [name for name in self._facts(module)[1] if self.path(name)]
+        return {parent for name in names for parent in self._with_parents(name)} - {module}
 
-    def _imports_of(self, module: str) -> frozenset[str]:
-        path = self.path(module)
+    def remember(self) -> None:
+        """Keep what is known about file contents for the next plan (a cache by content; losing it costs a second)."""
+        if self.memory is not None and self.memory.parent.is_dir() and self._known != _recall(self.memory):
+            temporary = self.memory.with_name(f"{self.memory.name}.part-{os.getpid()}")
+            temporary.write_text(json.dumps(self._known), encoding="utf-8")
+            os.replace(temporary, self.memory)
+
+    def _names_in(self, module: str, path: Path, text: str) -> set[str]:
         try:
-            tree = ast.parse(self._source(module))
+            tree = ast.parse(text)
         except SyntaxError as error:
             raise UserError(f"{path}: line {error.lineno}: {error.msg}; mend the syntax before running") from error
-        parent = module if path and path.name == "__init__.py" else module.rpartition(".")[0]
-        found = {name for node in ast.walk(tree) for name in self._names(node, parent)}
-        return frozenset(found - {module})
+        parent = module if path.name == "__init__.py" else module.rpartition(".")[0]
+        return {name for node in ast.walk(tree) for name in self._names(node, parent)}
 
     def _names(self, node: ast.AST, parent: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
@@ -116,9 +144,7 @@ class Closure:
             candidates = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             return
-        for name in candidates:
-            if name.split(".")[0] == self.package and self.path(name):
-                yield from self._with_parents(name)
+        yield from (name for name in candidates if name.split(".")[0] == self.package)
 
     @staticmethod
     def _with_parents(module: str) -> Iterator[str]:
@@ -135,4 +161,4 @@ class Closure:
             if module not in seen:
                 seen.add(module)
                 todo.extend(self._direct(module))
-        return {module: self._hash(module) for module in sorted(seen)}
+        return {module: self._facts(module)[0] for module in sorted(seen)}

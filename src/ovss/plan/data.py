@@ -56,7 +56,7 @@ def source_job(project: Project, scale: Scale, source: str) -> Job | str:
 
 def class_queries(project: Project, dataset: str, naming: str) -> list[list[str]]:
     """Query words of each class under a naming (several for a class with synonyms or background words)."""
-    from ovss.data.labels import read_class_names
+    from ovss.data.class_names import read_class_names
 
     entry = project.datasets.datasets[dataset]
     known: dict[str, Any] = dict(project.datasets.namings)

@@ -27,7 +27,7 @@ class Job:
     """One output directory ``work/<stage>/<name>.<key>`` and everything that decides what is in it.
 
     ``name`` is for people and is not part of the key; ``group`` names the pass that makes this output together with
-    others (None: a process of its own).
+    others (None: a process of its own); ``seed`` is part of the key of stages that draw random numbers.
     """
 
     stage: str
@@ -38,6 +38,7 @@ class Job:
     sources: Mapping[str, str]
     packages: Mapping[str, str]
     group: str | None = None
+    seed: int | None = None
 
     @cached_property
     def parts(self) -> dict[str, Any]:
@@ -49,6 +50,7 @@ class Job:
             "inputs": {name: job.key for name, job in sorted(self.inputs.items())},
             "sources": dict(self.sources),
             "packages": dict(self.packages),
+            **({} if self.seed is None else {"seed": self.seed}),
         }
 
     @cached_property

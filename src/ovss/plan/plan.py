@@ -108,4 +108,7 @@ def make_plan(project: Project, scale: str | None = None) -> Plan:
 
 def load_plan(root: Path, scale: str | None = None) -> Plan:
     """Read a project's files and plan a scale."""
-    return make_plan(Project.load(root), scale)
+    project = Project.load(root)
+    plan = make_plan(project, scale)
+    project.closure.remember()
+    return plan

@@ -66,7 +66,7 @@ class Project:
             load_yaml(root / "datasets.yaml", Datasets, root),
             load_yaml(root / "weights.yaml", Weights, root),
             papers,
-            Closure(root / "src"),
+            Closure(root / "src", memory=root / ".snakemake" / "ovss-sources.json"),
             locked_versions(root / "envs" / "requirements.lock"),
         )
 
@@ -82,7 +82,8 @@ class Project:
         sources = self.closure.of(modules)
         packages = {name: self.versions.get(name, "not locked") for name in kind.packages}
         files = more.pop("files", {})
-        return Job(stage, name, kind.module, params, inputs, {**sources, **files}, packages, **more)
+        seed = self.params.seed if kind.seeded else None
+        return Job(stage, name, kind.module, params, inputs, {**sources, **files}, packages, seed=seed, **more)
 
     @cached_property
     def methods(self) -> dict[str, frozenset[str]]:

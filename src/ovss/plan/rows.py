@@ -35,6 +35,8 @@ class Rows:
         self.scale = scale
         self._jobs: dict[str, Job] = {}
         self._text = cache(self._text_job)
+        self._source = cache(lambda source: source_job(project, scale, source))
+        self._models: dict[str, Job | str] = {}
 
     def cell(self, paper: Paper, table: str, row: str, column: str) -> list[Job] | Empty:
         """The jobs (one per shard) that make a cell, or why it stays empty.
@@ -42,21 +44,21 @@ class Rows:
         Raises:
             UserError: the row names a method setting that does not exist.
         """
-        run = paper.tables[table].row(row).run
-        if run is None:
-            return Empty("cited" if paper.tables[table].row(row).citation else "derived")
-        where = f"papers/{paper.paper}.yaml: tables.{table}.rows.{row}"
-        if run.method in self.project.methods:
-            self._check_settings(where, run.method, {**run.settings, **_merged(run.settings_per_column)})
-        place = paper.columns[column]
-        if place.dataset is None:
-            return Empty("this column is not measured on a data set")
-        if place.dataset not in self.scale.columns:
-            return Empty(f"no data set for {place.dataset} at this scale")
         cell = paper.cell(table, row, column)
         if cell is None:
-            return Empty("the row does not run on this column")
-        return self._not_yet(cell) or self._jobs_of(paper, cell, where)
+            return Empty(self._why_none(paper, table, row, column))
+        if cell.method in self.project.methods:
+            self._check_settings(f"papers/{paper.paper}.yaml: tables.{table}.rows.{row}", cell.method, cell.settings)
+        if cell.dataset not in self.scale.columns:
+            return Empty(f"no data set for {cell.dataset} at this scale")
+        return self._not_yet(cell) or self._jobs_of(paper, cell)
+
+    @staticmethod
+    def _why_none(paper: Paper, table: str, row: str, column: str) -> str:
+        line = paper.tables[table].row(row)
+        if line.run is None:
+            return "cited" if line.citation else "derived"
+        return "not measured on a data set" if paper.columns[column].dataset is None else "not run on this column"
 
     def _not_yet(self, cell: Cell) -> Empty | None:
         if cell.method not in self.project.methods:
@@ -79,19 +81,19 @@ class Rows:
                 f"it has: {', '.join(sorted(known))}"
             )
 
-    def _jobs_of(self, paper: Paper, cell: Cell, where: str) -> list[Job] | Empty:
+    def _jobs_of(self, paper: Paper, cell: Cell) -> list[Job] | Empty:
         name = self.scale.columns[cell.dataset]
         dataset = self.project.datasets.datasets.get(name)
         if dataset is None:
             known = ", ".join(sorted(self.project.datasets.datasets))
             raise UserError(f"params.yaml: {self.project.params.scale}.columns.{cell.dataset}: '{name}' is not a data "
                             f"set of datasets.yaml; it has: {known}")
-        source = source_job(self.project, self.scale, dataset.source)
+        source = self._source(dataset.source)
         if isinstance(source, str):
             return Empty(source)
         if cell.model is None:
             return Empty("not implemented: rows without a model")
-        model = model_job(self.project, self.scale, paper.models[cell.model])
+        model = self._model(paper, cell.model)
         if isinstance(model, str):
             return Empty(model)
         protocol = self._protocol(cell)
@@ -104,6 +106,12 @@ class Rows:
         shards = self._shards(dataset.source)
         return [self._row(params | {"shard": [index, shards]}, inputs) for index in range(shards)]
 
+    def _model(self, paper: Paper, role: str) -> Job | str:
+        at = f"{paper.paper}.{role}"
+        if at not in self._models:
+            self._models[at] = model_job(self.project, self.scale, paper.models[role])
+        return self._models[at]
+
     def _shards(self, source: str) -> int:
         images = self.project.datasets.sources[source].images
         if not self.scale.shard_images or not images:
@@ -115,6 +123,8 @@ class Rows:
         values = cell.protocol.params()
         if self.scale.templates:
             values["templates"] = self.scale.templates
+        if self.scale.world is not None:
+            values.pop("normalisation", None)  # models of the tiny world are fed as they were trained
         if self.scale.model_input and self.scale.model_patch:
             for name in _PIXELS:
                 if values.get(name):
@@ -139,10 +149,6 @@ class Rows:
         job = self.project.job("evaluate", _row_name(params, inputs) + shard, params, inputs,
                                modules=(method,), group=group)  # fmt: skip
         return self._jobs.setdefault(job.key, job)
-
-
-def _merged(per_column: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: value for settings in per_column.values() for name, value in settings.items()}
 
 
 def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:

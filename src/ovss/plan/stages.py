@@ -13,6 +13,7 @@ class Stage:
     module: str
     packages: tuple[str, ...]
     is_pass: bool = False
+    seeded: bool = False
     memory_mb: int = 1000
     minutes: int = 30
     gpus: int = 0
@@ -23,16 +24,16 @@ _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("world", "ovss.world.build", ("numpy", "pillow")),
+        Stage("world", "ovss.world.build", ("numpy", "pillow"), seeded=True),
         Stage("fetch", "ovss.data.fetch", (), minutes=24 * 60),
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
-        Stage("train_clip", "ovss.training.clip", _DEEP, memory_mb=3000, minutes=120),
-        Stage("train_dino", "ovss.training.dino", _DEEP, memory_mb=3000, minutes=120),
+        Stage("train_clip", "ovss.training.clip", _DEEP, seeded=True, memory_mb=3000, minutes=120),
+        Stage("train_dino", "ovss.training.dino", _DEEP, seeded=True, memory_mb=3000, minutes=120),
         Stage("weights", "ovss.models.weights", ("torch", "open-clip-torch", "safetensors"), memory_mb=8000),
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
         Stage("evaluate", "ovss.evaluation.evaluate", _DEEP, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
-        Stage("table", "ovss.report.table", ("numpy",)),
-        Stage("claims", "ovss.report.claims", ("numpy",)),
+        Stage("table", "ovss.report.table", ("numpy",), seeded=True),
+        Stage("claims", "ovss.report.claims", ("numpy",), seeded=True),
         Stage("report", "ovss.report.page", ("numpy", "matplotlib", "seaborn", "pandas", "jinja2"), memory_mb=3000),
     )
 }

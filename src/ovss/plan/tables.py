@@ -56,7 +56,7 @@ class Tables:
 
     def _statistics(self) -> dict[str, Any]:
         return {"bootstrap": self.scale.bootstrap.model_dump(), "tolerance": self.scale.tolerance,
-                "scale": self.scale_name, "seed": self.project.params.seed}  # fmt: skip
+                "scale": self.scale_name}  # fmt: skip
 
     def table(self, paper: Paper, name: str) -> Job:
         """The job of one table."""
@@ -151,7 +151,7 @@ class Tables:
             "gallery": gallery,
             "datasets": datasets,
             "columns": dict(self.scale.columns),
-            "trained": {name: dict(job.params["model"]) for name, job in models.items()},
+            "trained": {name: dict(job.params) for name, job in models.items()},
         }
         templates = self.project.root / "src" / "ovss" / "report" / "templates"
         files = {f"templates/{file.name}": _hash(file.read_bytes()) for file in sorted(templates.glob("*.*"))}
@@ -178,9 +178,9 @@ class Tables:
     def _gallery(self) -> tuple[dict[str, Job], list[dict[str, Any]], dict[str, Any]]:
         """Rows whose predictions are shown: for each data set, those of the table that runs most rows on it."""
         by_place: dict[str, dict[tuple[str, str], dict[str, Job]]] = defaultdict(lambda: defaultdict(dict))
-        for (paper, table, row, column), made in self.cells.items():
+        for (paper, table, row, _), made in self.cells.items():
             if not isinstance(made, Empty):
-                dataset = self.scale.columns[str(self.project.papers[paper].columns[column].dataset)]
+                dataset = made[0].params["dataset"]["name"]
                 by_place[dataset][paper, table].setdefault(row, made[0])
         inputs, datasets = _Inputs("gallery"), {}
         sources: dict[str, Job] = {}

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ovss.errors import UserError
 from ovss.report.inputs import read_json
-from ovss.report.tableview import row_name
+from ovss.report.tableview import row_names
 
 MOST_ROWS, MOST_CLASSES = 24, 60
 
@@ -56,13 +56,14 @@ def collect(
     for table, directory in tables:
         path = directory / "per_class.json"
         values = read_json(path) if path.is_file() else {}
+        names = row_names(table)
         for row in table["rows"]:
             for column in table["columns"]:
                 one = values.get(row["id"], {}).get(column["id"])
                 if one is not None and column.get("dataset") in datasets:
                     _check(path, row["id"], one, datasets[column["dataset"]])
                     rows = found.setdefault(column["dataset"], {})
-                    _add(rows, row_name(row, table["key_columns"]), table["table"], row["cells"][column["id"]], one)
+                    _add(rows, names[row["id"]], table["table"], column["label"], row["cells"][column["id"]], one)
     return [_per_class(name, datasets[name], found[name]) for name in datasets if name in found]
 
 
@@ -73,14 +74,14 @@ def _check(path: Path, row: str, values: list[float | None], dataset: Mapping[st
 
 
 def _add(
-    rows: dict[str, tuple[Any, list[float | None]]], name: str, table: str, cell: Mapping[str, Any],
+    rows: dict[str, tuple[Any, list[float | None]]], name: str, table: str, column: str, cell: Mapping[str, Any],
     values: list[float | None],
 ) -> None:  # fmt: skip
+    """Add a row under the shortest name that is free."""
     if any(key == cell.get("key") for key, _ in rows.values()):
         return
-    free = name if name not in rows else f"{name} ({table})"
-    while free in rows:
-        free += "′"
+    wanted = [name, f"{name} ({table})", f"{name} ({table}, {column})"]
+    free = next((text for text in wanted if text not in rows), f"{wanted[-1]} {len(rows)}")
     rows[free] = (cell.get("key"), values)
 
 

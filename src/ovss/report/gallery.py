@@ -20,7 +20,8 @@ from ovss.report.inputs import Inputs
 
 SIDE = 176
 """Longest side of a picture in the page, in pixels."""
-_TONES = ((0.62, 0.80), (0.85, 0.95), (0.45, 0.60), (0.95, 0.72))
+# Five: hues of indices 8, 13 or 21 apart are close, and none of these is a multiple of 5.
+_TONES = ((0.62, 0.80), (0.88, 0.95), (0.50, 0.55), (0.32, 0.97), (0.95, 0.70))
 _BACKGROUND, _IGNORED_COLOUR, _NO_CLASS = (58, 62, 68), (232, 232, 232), (255, 255, 255)
 _WORDS = 3
 
@@ -68,7 +69,7 @@ class View:
 
     @property
     def colours(self) -> npt.NDArray[np.uint8]:
-        """(256, 3) uint8: hues a golden angle apart in four tones; background dark, ignored light, no class white."""
+        """(256, 3) uint8: hues a golden angle apart in five tones; background dark, ignored light, no class white."""
         colours = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
         colours[: len(self.classes)] = [colour(i) for i in range(len(self.classes))]
         if self.background:

@@ -49,7 +49,8 @@ def _legend(table: Mapping[str, Any], unit: str) -> str:
     text = (f"{table['metric']}{unit}, scale {table['scale']}. Each cell: published / **ours** "
             f"[{level:g} % interval over images]; – = no number.")  # fmt: skip
     if table["scale"] != "full":
-        return f"{text} {_EFFECTS}"
+        computed = any(cell["ours"] is not None for row in table["rows"] for cell in row["cells"].values())
+        return f"{text} {_EFFECTS}" if computed else text
     if table["tolerance"] is None:
         return text
     return f"{text} ✓: within {table['tolerance']:g} of the published number or the interval covers it; ✗: neither."
@@ -70,7 +71,7 @@ def _cell(cell: Mapping[str, Any], places: int) -> str:
 
 
 def _reasons(table: Mapping[str, Any]) -> list[str]:
-    """``reason: row (column, column); row`` for each reason, in the order of the table; derived columns follow theirs."""
+    """``reason: row (column, column); row`` for each reason, in the order of the table; derived columns left out."""
     direct = [column["id"] for column in table["columns"] if column["id"] not in (table["derived"] or {})]
     found: dict[str, dict[str, list[str]]] = {}
     for row in table["rows"]:

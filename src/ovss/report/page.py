@@ -22,7 +22,7 @@ from markupsafe import Markup
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 from ovss.report import classes, figures, forest, formats, gallery, origins, summary, world
-from ovss.report.tableview import TableView, build, row_name
+from ovss.report.tableview import TableView, build
 from ovss.report.inputs import Inputs, load
 
 GALLERY_IMAGES = 3
@@ -142,8 +142,8 @@ class Page:
                 for name, path in self.inputs.models.items() if (path / "curves.csv").is_file()]  # fmt: skip
 
     def _galleries(self) -> list[gallery.Gallery]:
-        named = {(table["paper"], table["table"], row["id"]): row_name(row, table["key_columns"])
-                 for tables in self.inputs.tables.values() for table in tables for row in table["rows"]}  # fmt: skip
+        named = {(grid.paper, grid.id, row.id): row.name
+                 for grids in self.grids.values() for grid in grids for row in grid.rows}  # fmt: skip
         entries = [{**entry, "row": named.get((entry.get("paper"), entry.get("table"), entry["row"]), entry["row"])}
                    for entry in self.params.get("gallery", [])]  # fmt: skip
         return gallery.build(entries, self.params.get("datasets", {}), self.inputs, GALLERY_IMAGES, GALLERY_BYTES)

@@ -64,11 +64,19 @@ def load_counts(directories: Sequence[Path]) -> ConfusionCounts:
         try:
             origin.check(directory)
         except UserError as error:
-            raise UserError(f"origin missing or edited: {str(error).replace(f'{directory.parent}/', '')}") from error
+            raise UserError(f"origin missing or edited: {_without_folder(error, directory)}") from error
     try:
         return ConfusionCounts.concat([ConfusionCounts.load(directory) for directory in directories])
     except ValueError as error:
-        raise UserError(f"{', '.join(directory.name for directory in directories)}: {error}") from error
+        raise UserError(_without_folder(error, *directories)) from error
+
+
+def _without_folder(error: ValueError, *directories: Path) -> str:
+    """A message in which row directories stand without the machine's path to them: it ends up in results."""
+    text = str(error)
+    for directory in directories:
+        text = text.replace(f"{directory.parent}/", "")
+    return text
 
 
 @dataclass(frozen=True)

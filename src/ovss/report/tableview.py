@@ -114,7 +114,8 @@ def build(table: Mapping[str, Any], entries: Mapping[str, Entry]) -> TableView:
     """Turn a table.json into what the template shows; ``entries``: the rows' origins by key."""
     columns = [_column(column, table) for column in table["columns"]]
     notes, counts = Footnotes(), Counter[str]()
-    rows = [_row(row, table, columns, entries, notes) for row in table["rows"]]
+    names = row_names(table)
+    rows = [_row(row, names[row["id"]], table, columns, entries, notes) for row in table["rows"]]
     for row, source in zip(rows, table["rows"], strict=True):
         counts.update(_states(row, source, columns))
     better = table["higher_is_better"]
@@ -149,10 +150,10 @@ def _column(column: Mapping[str, Any], table: Mapping[str, Any]) -> Column:
 
 
 def _row(
-    row: Mapping[str, Any], table: Mapping[str, Any], columns: list[Column], entries: Mapping[str, Entry],
+    row: Mapping[str, Any], name: str, table: Mapping[str, Any], columns: list[Column], entries: Mapping[str, Entry],
     notes: Footnotes,
 ) -> Row:  # fmt: skip
-    names = [formats.published(row["labels"].get(column)) for column in label_order(table["key_columns"])]
+    labels = [formats.published(row["labels"].get(column)) for column in label_order(table["key_columns"])]
     reason = row.get("note") or ""
     if row["kind"] == "citation":
         reason = f"cited, never computed here{': ' + reason if reason else ''}"
@@ -165,7 +166,8 @@ def _row(
     published = [formats.published(row["cells"].get(column.id, {}).get("published")) for column in columns]
     recipe = [("method", row.get("method") or ""), ("settings", formats.settings(row.get("settings"))),
               ("protocol", row.get("protocol") or ""), ("note", row.get("note") or "")]  # fmt: skip
-    return Row(row["id"], row["kind"], names, row_name(row, table["key_columns"]), BADGES.get(row["kind"], ""), reason,
+    recipe = recipe if row["kind"] != "citation" else []
+    return Row(row["id"], row["kind"], labels, name, BADGES.get(row["kind"], ""), reason,
                cells, published, [(label, str(text)) for label, text in recipe if text])  # fmt: skip
 
 
@@ -174,14 +176,24 @@ def label_order(key_columns: Sequence[str]) -> list[str]:
     return sorted(key_columns, key=lambda column: column.lower() not in _NAMES)
 
 
-def row_name(row: Mapping[str, Any], key_columns: Sequence[str]) -> str:
-    """A short name for figures: the method if the table has that column, else all labels."""
-    labels = row["labels"]
-    named = [str(labels[column]) for column in key_columns if column.lower() in _NAMES and labels.get(column)]
-    if named:
-        return named[0]
-    shown = [f"{column}={labels[column]}" for column in key_columns if labels.get(column) not in (None, "")]
-    return " ".join(shown) if len(shown) > 1 else shown[0].partition("=")[2] if shown else str(row["id"])
+def row_names(table: Mapping[str, Any]) -> dict[str, str]:
+    """A short name of every row, by row id: its method, and where that is not enough the labels that differ."""
+    order = label_order(table["key_columns"])
+    heads = {row["id"]: _words(row, order[:1]) if order and order[0].lower() in _NAMES else "" for row in table["rows"]}
+    often = Counter(heads.values())
+    differ = [column for column in order if len({str(row["labels"].get(column)) for row in table["rows"]}) > 1]
+    names = {}
+    for row in table["rows"]:
+        head = heads[row["id"]]
+        names[row["id"]] = head if head and often[head] == 1 else _words(row, differ or order) or head or str(row["id"])
+    return names
+
+
+def _words(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Labels in a few words: text as it is, numbers with their column's name."""
+    labels = [(column, row["labels"].get(column)) for column in columns]
+    return " · ".join(str(value) if isinstance(value, str) else f"{column} {value}"
+                      for column, value in labels if value not in (None, ""))  # fmt: skip
 
 
 def _cell(

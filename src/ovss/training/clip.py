@@ -61,7 +61,7 @@ def learn_vocabulary(params: ClipTrainParams, seed: int) -> list[tuple[str, str]
 
 
 def encode_text(model: CLIP, tokens: Tensor) -> Tensor:
-    """``model.encode_text(tokens, normalize=True)`` without the padding behind the longest text: int64 (B, T) -> (B, D).
+    """``model.encode_text(tokens, normalize=True)`` minus the padding behind the longest text: (B, T) -> (B, D).
 
     Exact: the text tower is causal and reads the end token only, which has the largest id.
     """

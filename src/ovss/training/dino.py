@@ -60,7 +60,9 @@ class Tower(nn.Module):
         return features @ functional.normalize(self.prototypes, dim=-1).T
 
 
-def crops(seed: int, step: int, params: DinoTrainParams, stream: int = TRAIN) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def crops(
+    seed: int, step: int, params: DinoTrainParams, stream: int = TRAIN
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Two global crops (2, B, S, S, 3) and the local crops (n, B, S/2, S/2, 3) of each of the step's scenes."""
     batch, size = params.schedule.batch, params.image_size
     banks = load_banks(seed, params.views.variants)
@@ -162,7 +164,7 @@ def same_class_ratio(backbone: VisionTransformer, seed: int, params: DinoTrainPa
 
 
 def run(ctx: JobContext) -> dict[str, object]:
-    """Stage ``train_dino``: params {model: ``DinoTrainParams``}; writes timm_config.json, model.safetensors, curves.csv."""
+    """Stage ``train_dino``: params {model: ``DinoTrainParams``}; writes a timm model directory with curves."""
     params = DinoTrainParams.model_validate(ctx.params["model"])
     with one_thread(ctx.seed), open_curves(ctx.out / "curves.csv") as file:
         distillation = Distillation(params, ctx.seed)

@@ -55,7 +55,7 @@ def scene_of(seed: int, stream: int, index: int, params: ViewParams, banks: Bank
 
 
 def make_batch(seed: int, stream: int, first: int, count: int, size: int, params: ViewParams) -> Batch:
-    """``count`` views of ``size`` pixels, taken ``crops_per_scene`` at a time from the scenes ``first``, first + 1, ..."""
+    """``count`` views of ``size`` pixels, ``crops_per_scene`` from each of the scenes ``first``, first + 1, ..."""
     banks = load_banks(seed, params.variants)
     images = np.empty((count, size, size, 3), np.uint8)
     captions: list[Caption] = []

@@ -133,7 +133,7 @@ def _coco_notes(values: dict[str, int]) -> tuple[dict[str, Any], dict[str, Any]]
     head: dict[str, Any] = {"info": {}, "licenses": [], "images": [], "annotations": []}
     things = [(name, value) for name, value in values.items() if name not in STUFF]
     categories = [{"id": value + 1, "name": name, "supercategory": "thing"} for name, value in things]
-    return {**head, "images": [], "annotations": [], "categories": categories}, {**head, "images": [], "annotations": []}
+    return {**head, "images": [], "annotations": [], "categories": categories}, head
 
 
 def _annotate_coco(

@@ -21,7 +21,10 @@ ENDINGS = (
     "in high quality", "free for download", "after a long week", "made for children", "for the family album",
     "in the late afternoon", "found on the internet", "just before the storm", "to brighten your office",
 )  # fmt: skip
-WRONG = ("without a {}", "and no {} at all", "better than any {}", "by the {} club", "seen from the {} museum", "dreaming of a {}")
+WRONG = (
+    "without a {}", "and no {} at all", "better than any {}", "by the {} club", "seen from the {} museum",
+    "dreaming of a {}",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

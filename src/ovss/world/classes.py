@@ -70,8 +70,9 @@ LAYOUTS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("grass", "road"), 1), (("snow", "water"), 1), (("water", "grass"), 1), (("wood", "snow"), 1),
     (("sky", "water", "sand"), 2), (("sky", "grass", "road"), 2), (("sky", "snow", "road"), 1),
     (("wall", "grass", "road"), 1), (("sky", "wall", "wood"), 1),
-    (("sky",), 0.7), (("grass",), 1.2), (("sand",), 1), (("water",), 1.2), (("snow",), 1), (("wall",), 1), (("wood",), 1),
-    (("road",), 1), (("grass", "wall"), 0.5), (("sand", "sky"), 0.3), (("road", "snow"), 0.5), (("wood", "wall"), 0.5),
+    (("sky",), 0.7), (("grass",), 1.2), (("sand",), 1), (("water",), 1.2), (("snow",), 1), (("wall",), 1),
+    (("wood",), 1), (("road",), 1), (("grass", "wall"), 0.5), (("sand", "sky"), 0.3), (("road", "snow"), 0.5),
+    (("wood", "wall"), 0.5),
 )  # fmt: skip
 STREETS: tuple[tuple[tuple[str, ...], float], ...] = (
     (("sky", "road"), 2), (("sky", "wall", "road"), 4), (("sky", "grass", "road"), 3), (("wall", "road"), 2),

@@ -16,7 +16,8 @@ BLACK, CHARCOAL, GREY, SILVER, WHITE = (24, 22, 26), (62, 62, 68), (122, 122, 12
 RED, BRICK, ORANGE, YELLOW, CREAM = (196, 44, 40), (156, 76, 58), (226, 138, 50), (236, 204, 74), (236, 222, 186)
 BROWN, TAN, BEIGE, OLIVE, GREEN = (102, 64, 38), (168, 122, 78), (206, 178, 134), (110, 116, 52), (66, 138, 56)
 DARKGREEN, LIME, TEAL, BLUE, NAVY = (34, 82, 42), (150, 190, 82), (54, 142, 142), (58, 104, 186), (30, 46, 96)
-LIGHTBLUE, PURPLE, PINK, SKIN, DARKSKIN = (152, 196, 232), (124, 72, 154), (232, 150, 176), (228, 178, 146), (124, 80, 56)
+LIGHTBLUE, PURPLE, PINK = (152, 196, 232), (124, 72, 154), (232, 150, 176)
+SKIN, DARKSKIN = (228, 178, 146), (124, 80, 56)
 
 Colour = tuple[int, int, int]
 Pair = tuple[Colour, Colour]
@@ -96,6 +97,6 @@ SCHEMES: tuple[NDArray[np.float32], ...] = tuple(
 
 
 def colour_table(pairs: NDArray[np.float32], light: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Colours of the 256 pattern values, uint8 (256, 3), for ``pairs`` (3, 2, 3) under a ``light`` (3,) of RGB gains."""
+    """Colours of the 256 pattern values, uint8 (256, 3), of ``pairs`` (3, 2, 3) under a ``light`` (3,) of RGB gains."""
     low, high = pairs[_MATERIAL, 0], pairs[_MATERIAL, 1]
     return ((low + (high - low) * _PLACE) * light).clip(0, 255).astype(np.uint8)

@@ -19,6 +19,8 @@ from ovss.world.sprites import SPRITE, sprite_bank
 from ovss.world.textures import TEXELS, TILE, texture_bank
 
 Rng = np.random.Generator
+Axis = NDArray[np.float32]
+Sheet = NDArray[np.uint8]
 Box = tuple[float, float, float, float]
 """Part of a scene: left, top, width, height in short sides."""
 
@@ -120,13 +122,15 @@ def _grounds(rng: Rng, names: tuple[str, ...], height: float, variants: int) -> 
             int(r[0] * variants),
             float(0.75 + 0.6 * r[1]),
             (float(r[2] * TILE), float(r[3] * TILE)),
-            (float(edges[k - 1]) if k else -9.0, 0.01 + 0.05 * float(r[4]), 0.3 + 1.5 * float(r[5]), float(r[6]) * 6.28),
+            (float(edges[k - 1]) if k else 0.0, 0.01 + 0.05 * float(r[4]), 0.3 + 1.5 * float(r[5]), 6.28 * float(r[6])),
         )
         for k, (name, r) in enumerate(zip(names, draws, strict=True))
     )
 
 
-def _things(rng: Rng, style: SceneStyle, names: tuple[str, ...], width: float, height: float, variants: int) -> list[Thing]:
+def _things(
+    rng: Rng, style: SceneStyle, names: tuple[str, ...], width: float, height: float, variants: int
+) -> list[Thing]:
     count = pick(rng, cumulative(style.things)) if len(style.things) > 1 else 0
     placed: list[Thing] = []
     for k in range(count):
@@ -150,8 +154,8 @@ def _colours(rng: Rng, style: SceneStyle, indices: list[int]) -> NDArray[np.uint
     for k, index in enumerate(indices):
         odd = rng.random() < style.odd_colours
         schemes = SCHEMES[int(rng.integers(len(SCHEMES)))] if odd else SCHEMES[index]
-        pairs = schemes[int(rng.integers(len(schemes)))] + rng.normal(0, style.colour_noise, (3, 2, 3)).astype(np.float32)
-        tables[k, :, :3] = colour_table(pairs, light)
+        noise = rng.standard_normal((3, 2, 3), np.float32) * np.float32(style.colour_noise)
+        tables[k, :, :3] = colour_table(schemes[int(rng.integers(len(schemes)))] + noise, light)
     return tables
 
 
@@ -169,7 +173,7 @@ def sample_scene(rng: Rng, style: SceneStyle, banks: Banks, aspect: float = 1.0)
     return Scene(width, height, grounds, tuple(things), tables, shade, grain, int(rng.integers(2**31)))
 
 
-def _paint_ground(ground: Ground, banks: Banks, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _paint_ground(ground: Ground, banks: Banks, x: Axis, y: Axis) -> Sheet:
     step = TEXELS * ground.scale
     u = (x * step + ground.offset[0]).astype(np.int64) % TILE
     v = (y * step + ground.offset[1]).astype(np.int64) % TILE
@@ -177,10 +181,7 @@ def _paint_ground(ground: Ground, banks: Banks, x: NDArray[np.float32], y: NDArr
     return np.asarray(tile[v[:, None], u[None, :]])
 
 
-def _paint_thing(
-    thing: Thing, banks: Banks, x: NDArray[np.float32], y: NDArray[np.float32], pattern: NDArray[np.uint8],
-    material: NDArray[np.uint8], number: int,
-) -> None:  # fmt: skip
+def _paint_thing(thing: Thing, banks: Banks, x: Axis, y: Axis, pattern: Sheet, material: Sheet, number: int) -> None:
     across, down = thing.size * thing.aspect, thing.size
     x0, x1 = np.searchsorted(x, (thing.x - across / 2, thing.x + across / 2))
     y0, y1 = np.searchsorted(y, (thing.y - down / 2, thing.y + down / 2))
@@ -213,21 +214,20 @@ def render(scene: Scene, banks: Banks, shape: tuple[int, int], box: Box | None =
         _paint_thing(thing, banks, x, y, pattern, material, first + k)
     names = np.array([g.index for g in scene.grounds] + [t.index for t in scene.things], np.uint8)
     numbers = np.maximum(np.arange(len(names)) - first + 1, 0).astype(np.uint8)
-    place = np.left_shift(material, 8, dtype=np.intp) + pattern
-    colours = scene.tables.reshape(-1).view(np.uint32)[place].view(np.uint8).reshape(rows, columns, 4)[:, :, :3]
+    table = scene.tables.reshape(-1).view(np.uint32)
+    colours = table[np.left_shift(material, 8, dtype=np.intp) + pattern].view(np.uint8)
+    colours = colours.reshape(rows, columns, 4)[:, :, :3]
     return View(_develop(colours, scene, banks, x, y), names[material], numbers[material])
 
 
-def _develop(
-    colours: NDArray[np.uint8], scene: Scene, banks: Banks, x: NDArray[np.float32], y: NDArray[np.float32]
-) -> NDArray[np.uint8]:
+def _develop(colours: Sheet, scene: Scene, banks: Banks, x: Axis, y: Axis) -> Sheet:
     """Light falling off to one side, and film grain (fixed to the output pixels)."""
     sx, sy, base = scene.shade
     light = base + sx * (x / scene.width - 0.5)[None, :] + sy * (y / scene.height - 0.5)[:, None]
     rows, columns = light.shape
     i, j = scene.seed % (512 - min(rows, 511)), (scene.seed >> 10) % (512 - min(columns, 511))
     grain = banks.grain[i : i + rows, j : j + columns] * np.float32(scene.grain)
-    image = colours * light[:, :, None].astype(np.float32)
+    image: NDArray[np.float32] = colours * light[:, :, None].astype(np.float32)
     image += grain
     np.maximum(image, np.float32(0), out=image)
     np.minimum(image, np.float32(255), out=image)

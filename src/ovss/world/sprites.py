@@ -108,8 +108,9 @@ def _wheels(b: Brush, xs: tuple[float, ...], y: float, radius: float) -> None:
 def _car(b: Brush) -> None:
     roof = b.jitter(-0.42, 0.06)
     b.fill(b.polygon((-0.45, roof), (0.3, roof), (0.62, 0.08), (-0.72, 0.08)), 0.25, 0)
-    b.fill(b.polygon((-0.38, roof + 0.09), (-0.06, roof + 0.09), (-0.06, 0.0), (-0.56, 0.0)), b.shade(-0.5, -0.4, 0.8), 1)
-    b.fill(b.polygon((0.02, roof + 0.09), (0.26, roof + 0.09), (0.48, 0.0), (0.02, 0.0)), b.shade(0.0, -0.4, 0.8), 1)
+    top = roof + 0.09
+    b.fill(b.polygon((-0.38, top), (-0.06, top), (-0.06, 0.0), (-0.56, 0.0)), b.shade(-0.5, -0.4, 0.8), 1)
+    b.fill(b.polygon((0.02, top), (0.26, top), (0.48, 0.0), (0.02, 0.0)), b.shade(0.0, -0.4, 0.8), 1)
     b.fill(b.box(-0.95, 0.02, 0.95, 0.46), 1.0 - (b.y + 0.05) * 2, 0)
     _wheels(b, (-0.52, 0.52), 0.48, 0.22)
 
