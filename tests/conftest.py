@@ -9,7 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("ovss", deadline=None, derandomize=True)
+settings.load_profile("ovss")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
-import shutil
 import sys
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +24,36 @@ _CLAIM_FILES = {"claims.json": "claims.json", "claims.md": "claims.md"}
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file where its bytes differ, by a temporary name and a rename."""
-    if target.is_file() and target.read_bytes() == source.read_bytes():
+    _write_bytes(target, source.read_bytes())
+
+
+def _write_bytes(target: Path, data: bytes) -> None:
+    if target.is_file() and target.read_bytes() == data:
         return
     temporary = target.with_name(f"{target.name}.part-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, temporary)
+        temporary.write_bytes(data)
         os.replace(temporary, target)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(f"{target}: cannot be written ({error.strerror}); make room or mend the permissions and run "
-                        "the same command again") from error
+        raise UserError(
+            f"{target}: cannot be written ({error.strerror}); make room or mend the permissions and run the same "
+            "command again"
+        ) from error
+
+
+def wide_curves(text: str) -> str:
+    """Curves with one column per split and metric, for ``dvc plots``, from lines ``step,split,metric,value``."""
+    steps: dict[int, dict[str, str]] = defaultdict(dict)
+    for line in csv.DictReader(io.StringIO(text)):
+        steps[int(line["step"])][f"{line['split']}_{line['metric']}"] = line["value"]
+    columns = sorted({name for values in steps.values() for name in values})
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["step", *columns], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({"step": step, **values} for step, values in sorted(steps.items()))
+    return out.getvalue()
 
 
 def _publish_job(job: Job, plan: Plan, root: Path) -> None:
@@ -50,6 +70,11 @@ def _publish_job(job: Job, plan: Plan, root: Path) -> None:
         for path in sorted(directory.rglob("*")):
             if path.is_file() and path.name != origin.FILE:
                 _copy(path, results / "report" / path.relative_to(directory))
+        for name, model in job.inputs.items():
+            curves = root / model.directory / "curves.csv"
+            if name.startswith("models/") and curves.is_file():
+                text = wide_curves(curves.read_text(encoding="utf-8"))
+                _write_bytes(results / "curves" / f"{model.name}.csv", text.encode())
 
 
 def publish(plan: Plan, root: Path, target: str | None) -> None:
@@ -65,6 +90,8 @@ def publish(plan: Plan, root: Path, target: str | None) -> None:
         (root / "work" / stage).mkdir(parents=True, exist_ok=True)  # DVC wants every folder that it tracks
     for job in plan.targets[target] if target else everything:
         _publish_job(job, plan, root)
+    for paper, table in plan.left_out:
+        _write_bytes(root / "results" / plan.scale / paper / f"{table}.json", b"{}\n")  # DVC wants every metrics file
     print(f"published under results/{plan.scale}/", file=sys.stderr)
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ovss.config.base import read_yaml
 from ovss.errors import UserError
 from ovss.plan.plan import load_plan
 from ovss.publish import summary
@@ -62,13 +63,25 @@ def clear_stale_locks(root: Path, force: bool = False) -> None:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _restore_missing(root: Path, dvc: list[str]) -> None:
+    """Bring tracked folders that were deleted as a whole back from the DVC cache, as far as it has them."""
+    if not (root / "dvc.lock").is_file():
+        return
+    stages = read_yaml(root / "dvc.lock").get("stages", {})
+    outs = [out["path"] for stage in stages.values() for out in stage.get("outs", ())]
+    if missing := [path for path in outs if path.startswith("work/") and not (root / path).exists()]:
+        subprocess.run([*dvc, "checkout", "--quiet", *missing], cwd=root, capture_output=True, check=False)
+
+
 def reproduce(root: Path, force_unlock: bool = False) -> int:
     """Run what is missing and print the summary; returns the exit status of the run."""
     plan = load_plan(root)
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with _only_run(root):
         clear_stale_locks(root, force_unlock)
-        done = subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=root, env=environment, check=False)
+        dvc = [sys.executable, "-m", "dvc"]
+        _restore_missing(root, dvc)
+        done = subprocess.run([*dvc, "repro"], cwd=root, env=environment, check=False)
     if done.returncode:
         print("ovss: the run did not finish; the messages above and logs/ say why. What is done stays done: "
               "mend it and run the same command again.", file=sys.stderr)

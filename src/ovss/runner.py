@@ -23,6 +23,7 @@ from ovss.jobs import Item, JobContext, Machine
 from ovss.plan.job import Job
 
 JOB_LOG = "OVSS_JOB_LOG"
+CHECK_CLOSURE = "OVSS_CHECK_CLOSURE"
 
 
 def machine() -> Machine:
@@ -132,19 +133,28 @@ def _inputs(job: Job, root: Path) -> dict[str, Path]:
     return {name: root / other.directory for name, other in job.inputs.items()}
 
 
+def _check_closure(jobs: Sequence[Job], before: set[str]) -> None:
+    """With OVSS_CHECK_CLOSURE set: refuse a job that imported a module of ours that its key does not know."""
+    known = {name for job in jobs for name in job.sources}
+    stray = {name for name in sys.modules.keys() - before if name.partition(".")[0] == "ovss"} - known
+    if stray and os.environ.get(CHECK_CLOSURE):
+        raise RuntimeError(f"{jobs[0].module} imported {', '.join(sorted(stray))}, which its key does not hold")
+
+
 def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
     """Run one job, or the jobs of one pass in one process, each output appearing by one rename when complete.
 
     Raises:
         UserError: an input is missing, the disk is full, or what the stage module reports.
     """
-    started, where = time.time(), machine()
+    started, where, before = time.time(), machine(), set(sys.modules)
     module = importlib.import_module(jobs[0].module)
     done: set[str] = set()
     with _temporary(jobs, root) as folders:
 
         def finish(name: str, facts: Mapping[str, Any] | None = None) -> None:
             job = by_name[name]
+            _check_closure(jobs, before)
             record = _provenance(job, root, seed, where, started)
             origin.write(folders[job.key], {**record, "facts": dict(facts or {})})
             _place(folders[job.key], root / job.directory)

@@ -241,6 +241,7 @@ class Paper(Strict):
     citation: str
     url: str
     code: Code
+    unwritten: tuple[str, ...] = Field(default=(), description="Methods that rows name and that have no module yet.")
     models: dict[str, ModelRole]
     columns: dict[str, Column]
     protocols: dict[str, Protocol]

@@ -33,7 +33,9 @@ class Scale(Strict):
     about: str = Field(description="one sentence for the report: what this scale is")
     world: WorldParams | None = Field(None, description="the procedurally generated world; null where real data is used")
     train: Training = Field(default_factory=Training, description="models trained from scratch at this scale")
-    columns: dict[str, str] = Field(description="data set (datasets.yaml) behind each column of the papers' tables")
+    columns: dict[str, str | None] = Field(
+        description="data set (datasets.yaml) behind each column of the papers' tables; null: none yet at this scale"
+    )
     templates: str | None = Field(None, description="prompt templates used in place of every protocol's own")
     model_input: int | None = Field(
         None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"

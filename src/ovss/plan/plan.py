@@ -26,6 +26,7 @@ class Plan:
     tables: dict[tuple[str, str], Job]
     claims: dict[str, Job]
     cells: dict[tuple[str, str, str, str], list[Job] | Empty]
+    left_out: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def jobs(self) -> dict[str, Job]:
@@ -94,16 +95,13 @@ def make_plan(project: Project, scale: str | None = None) -> Plan:
     """
     name = scale or project.params.scale
     tables = Tables(project, name, project.params.at(name))
-    table_jobs = {
-        (paper.paper, table): tables.table(paper, table)
-        for paper in project.papers.values()
-        for table in paper.tables
-        if tables.wanted(paper.paper, table)
-    }
+    known = [(paper, table) for paper in project.papers for table in project.papers[paper].tables]
+    left_out = tuple(at for at in known if not tables.wanted(*at))
+    table_jobs = {at: tables.table(project.papers[at[0]], at[1]) for at in known if at not in left_out}
     planned = {paper for paper, _ in table_jobs}
     claim_jobs = {name: tables.claims(paper) for name, paper in project.papers.items() if paper.claims and name in planned}
     report = tables.report(table_jobs, claim_jobs)
-    return Plan(name, project.params.seed, report, table_jobs, claim_jobs, tables.cells)
+    return Plan(name, project.params.seed, report, table_jobs, claim_jobs, tables.cells, left_out)
 
 
 def load_plan(root: Path, scale: str | None = None) -> Plan:

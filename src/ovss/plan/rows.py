@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -47,9 +47,8 @@ class Rows:
         cell = paper.cell(table, row, column)
         if cell is None:
             return Empty(self._why_none(paper, table, row, column))
-        if cell.method in self.project.methods:
-            self._check_settings(f"papers/{paper.paper}.yaml: tables.{table}.rows.{row}", cell.method, cell.settings)
-        if cell.dataset not in self.scale.columns:
+        self._check(paper, f"tables.{table}.rows.{row}", cell)
+        if not self.scale.columns.get(cell.dataset):
             return Empty(f"no data set for {cell.dataset} at this scale")
         return self._not_yet(cell) or self._jobs_of(paper, cell)
 
@@ -71,18 +70,22 @@ class Rows:
             return Empty(f"not provided: {', '.join(cell.needs)}")
         return None
 
-    def _check_settings(self, where: str, method: str, settings: Mapping[str, Any]) -> None:
-        known = self.project.methods[method]
-        for name in settings.keys() - known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean '{near[0]}'?)" if near else ""
-            raise UserError(
-                f"{where}.run.settings.{name}: method {method} has no such setting{hint}; "
-                f"it has: {', '.join(sorted(known))}"
-            )
+    def _check(self, paper: Paper, where: str, cell: Cell) -> None:
+        """Refuse a method, a setting or a data set that nothing knows."""
+        methods, columns = self.project.methods, self.project.params.full.columns
+        if cell.method in methods:
+            for name in cell.settings.keys() - methods[cell.method]:
+                raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
+                               name, methods[cell.method])  # fmt: skip
+        elif cell.method not in paper.unwritten:
+            raise _unknown(paper, f"{where}.run.method", f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' "
+                           "does not list it", cell.method, {*methods, *paper.unwritten})  # fmt: skip
+        if cell.dataset not in columns:
+            raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
+                           "(full.columns)", cell.dataset, columns)  # fmt: skip
 
     def _jobs_of(self, paper: Paper, cell: Cell) -> list[Job] | Empty:
-        name = self.scale.columns[cell.dataset]
+        name = str(self.scale.columns[cell.dataset])
         dataset = self.project.datasets.datasets.get(name)
         if dataset is None:
             known = ", ".join(sorted(self.project.datasets.datasets))
@@ -149,6 +152,13 @@ class Rows:
         job = self.project.job("evaluate", _row_name(params, inputs) + shard, params, inputs,
                                modules=(method,), group=group)  # fmt: skip
         return self._jobs.setdefault(job.key, job)
+
+
+def _unknown(paper: Paper, key: str, what: str, name: str, known: Iterable[str]) -> UserError:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return UserError(f"papers/{paper.paper}.yaml: {key}: {what}{hint}; there are: {', '.join(names)}")
 
 
 def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:

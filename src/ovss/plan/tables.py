@@ -150,7 +150,7 @@ class Tables:
             "papers": {name: self._about(paper) for name, paper in self.project.papers.items()},
             "gallery": gallery,
             "datasets": datasets,
-            "columns": dict(self.scale.columns),
+            "columns": {name: dataset for name, dataset in self.scale.columns.items() if dataset},
             "trained": {name: dict(job.params) for name, job in models.items()},
         }
         templates = self.project.root / "src" / "ovss" / "report" / "templates"

@@ -44,7 +44,7 @@ class Workflow:
         self.full_graph = full_graph
         self.command = f"{shlex.quote(sys.executable)} -m ovss.cli"
         self.shell = f"{self.command} job --scale {plan.scale} {{output}} 2>&1 | tee {{log}}"
-        self.everything = [plan.report.done]
+        self.everything = [job.done for job in (plan.report, *plan.tables.values(), *plan.claims.values())]
 
     @classmethod
     def load(cls, root: str, config: Mapping[str, Any]) -> Workflow:

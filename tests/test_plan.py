@@ -1,0 +1,190 @@
+"""The plan: what a key depends on, what stays empty and why, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ovss.errors import UserError
+from ovss.plan.plan import Plan, load_plan
+from ovss.plan.project import Project
+from ovss.plan.rows import Empty
+from ovss.plan.stages import STAGES
+
+FILES = ("params.yaml", "datasets.yaml", "weights.yaml", "Snakefile", "papers", "src", "envs", "rules", "profiles")
+
+
+@pytest.fixture
+def copy(root: Path, tmp_path: Path) -> Path:
+    for name in FILES:
+        source = root / name
+        if source.is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(source, tmp_path / name)
+    return tmp_path
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def keys(plan: Plan, stage: str) -> dict[str, str]:
+    return {job.name: job.key for job in plan.jobs.values() if job.stage == stage}
+
+
+def test_the_same_files_give_the_same_plan(root: Path, copy: Path) -> None:
+    assert list(load_plan(root).jobs) == list(load_plan(copy).jobs)
+
+
+def test_a_resampling_parameter_changes_tables_and_claims_but_no_row(root: Path, copy: Path) -> None:
+    edit(copy / "params.yaml", "scale: tiny", "scale: smoke")
+    before, after = load_plan(root, "smoke"), None
+    edit(copy / "params.yaml", "resamples: 200", "resamples: 201")
+    after = load_plan(copy)
+    for stage in ("world", "fetch", "prepare", "train_clip", "text", "evaluate"):
+        assert keys(before, stage) == keys(after, stage), stage
+    for stage in ("table", "claims", "report"):
+        assert not set(keys(before, stage).values()) & set(keys(after, stage).values()), stage
+
+
+def test_a_data_set_s_size_changes_only_what_comes_from_it(root: Path, copy: Path) -> None:
+    params = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
+    params["tiny"]["world"]["data"]["tiny_ade20k"]["val"] += 1
+    (copy / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    changed = {name for name, key in keys(after, "evaluate").items() if key not in keys(before, "evaluate").values()}
+    assert changed and all(name.startswith("tiny_ade") for name in changed)
+    assert keys(before, "train_clip") == keys(after, "train_clip")
+    changed_worlds = set(keys(after, "world").items()) - set(keys(before, "world").items())
+    assert [name for name, _ in changed_worlds] == ["tiny_ade20k"]
+
+
+def test_the_seed_changes_models_and_data(root: Path, copy: Path) -> None:
+    edit(copy / "params.yaml", "seed: 0", "seed: 1")
+    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    for stage in ("world", "train_clip", "train_dino", "evaluate", "table"):
+        assert not set(keys(before, stage).values()) & set(keys(after, stage).values()), stage
+
+
+def test_a_package_version_changes_only_the_stages_that_use_it(root: Path, copy: Path) -> None:
+    lock = copy / "envs" / "requirements.lock"
+    lock.write_text(lock.read_text(encoding="utf-8").replace("\ntimm==", "\ntimm==9."), encoding="utf-8")
+    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    assert keys(before, "prepare") == keys(after, "prepare")
+    assert not set(keys(before, "train_dino").values()) & set(keys(after, "train_dino").values())
+
+
+def test_equal_rows_of_two_tables_are_one_job(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    one, other = (plan.cells["freecp", "table3", "baseline", "ADE"], plan.cells["freecp", "table1", "baseline", "ADE"])
+    assert not isinstance(one, Empty) and not isinstance(other, Empty)
+    assert one[0].key == other[0].key
+
+
+def test_rows_of_one_source_and_model_share_a_pass(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    groups = {group: jobs for (stage, group), jobs in plan.groups.items() if stage == "evaluate"}
+    assert set(groups) == {f"tiny_{name}_val-clip" for name in ("voc2012", "context", "coco", "cityscapes", "ade20k")}
+    views = {job.params["dataset"]["name"] for job in groups["tiny_voc2012_val-clip"]}
+    assert views == {"tiny_voc21", "tiny_voc20"}
+
+
+def test_every_cell_has_jobs_or_a_reason(root: Path) -> None:
+    for scale in ("smoke", "tiny", "small", "full"):
+        for at, cell in load_plan(root, scale).cells.items():
+            assert cell.why if isinstance(cell, Empty) else cell, at
+
+
+def test_the_dense_rows_fill_every_column_of_freecp_table_2_at_the_tiny_scale(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    for row in ("clip", "maskclip", "gem", "clearclip", "sclip"):
+        for column in ("VOC21", "PC60", "Object", "VOC20", "City", "PC59", "ADE", "Stuff"):
+            assert not isinstance(plan.cells["freecp", "table2", row, column], Empty), (row, column)
+
+
+def test_the_full_plan_needs_no_data_and_names_what_is_missing(root: Path) -> None:
+    plan = load_plan(root, "full")
+    assert len(plan.jobs) >= 300
+    why = plan.cells["freecp", "table2", "clip", "City"]
+    if not (root / "data" / "manual" / "cityscapes").exists():
+        assert isinstance(why, Empty)
+        assert "data/manual/cityscapes/gtFine_trainvaltest.zip" in why.why
+    assert not isinstance(plan.cells["freecp", "table2", "clip", "ADE"], Empty)
+
+
+def test_planning_imports_nothing_heavy_and_is_quick(root: Path) -> None:
+    code = ("import sys; from pathlib import Path; from ovss.plan.plan import load_plan; "
+            "load_plan(Path('.'), 'full').jobs; "
+            "print([m for m in ('torch', 'pandas', 'matplotlib', 'numpy') if m in sys.modules])")  # fmt: skip
+    started = time.process_time()
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert time.process_time() - started < 60
+
+
+def test_the_rules_are_the_stages_and_each_has_log_and_benchmark(root: Path) -> None:
+    text = "".join(file.read_text(encoding="utf-8") for file in (root / "rules").glob("*.smk"))
+    blocks = {block.split(":", 1)[0].strip(): block for block in text.split("\nrule ")[1:]}
+    for name, stage in STAGES.items():
+        assert stage.is_pass == (name not in blocks), name
+        if not stage.is_pass:
+            assert "log:" in blocks[name] and "benchmark:" in blocks[name], name
+    assert 'flow.passes("text", "evaluate")' in text
+    assert {name for name, stage in STAGES.items() if stage.is_pass} == {"text", "evaluate"}
+
+
+def test_dvc_knows_every_table_of_every_paper(root: Path) -> None:
+    listed = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["reproduce"]
+    known = {next(iter(entry)) for entry in listed["metrics"]}
+    tables = {f"results/${{scale}}/{name}/{table}.json"
+              for name, paper in Project.load(root).papers.items() for table in paper.tables}  # fmt: skip
+    assert known == tables
+    assert {f"work/{stage}" for stage in STAGES} <= {next(iter(entry)) for entry in listed["outs"]}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("papers/freecp.yaml", "variant: SCLIP, family: full_block", "varient: SCLIP, family: full_block",
+         r"papers/freecp\.yaml: tables\.table1\.rows\.baseline\.run\.settings\.varient: method dense_clip has no such "
+         r"setting \(did you mean 'variant'\?\); there are: .*gem_depth"),
+        ("papers/freecp.yaml", "method: dense_clip,", "method: dense_klip,",
+         r"papers/freecp\.yaml: tables\.table1\.rows\.baseline\.run\.method: there is no .*dense_klip\.py.*did you mean 'dense_clip'"),
+        ("papers/freecp.yaml", "{label: VOC21, dataset: VOC21}", "{label: VOC21, dataset: VOC22}",
+         r"papers/freecp\.yaml: .*'VOC22' is not a column of params\.yaml .*did you mean 'VOC2"),
+        ("papers/freecp.yaml", "protocol: sclip,", "protocol: slip,", r"papers/freecp\.yaml: .*'slip' is not known; allowed: "),
+        ("papers/freecp.yaml", "tables:\n", "tabels:\n", r"papers/freecp\.yaml: .*tabels: unknown key"),
+        ("papers/freecp.yaml", "VOC21: 59.4,", "VOC21: [59.4],", r"papers/freecp\.yaml: tables\.table1\.rows\.0\.published"),
+        ("papers/freecp.yaml", "VOC21: 59.4,", "", r"published lacks column 'VOC21'; write its number, or null"),
+        ("params.yaml", "VOC21: tiny_voc21", "VOC21: tiny_voc22", r"'tiny_voc22' is not a data set of datasets\.yaml"),
+        ("datasets.yaml", "source: voc2012_val\n", "source: voc2013_val\n", r"datasets\.yaml: .*voc2013_val"),
+    ],
+)  # fmt: skip
+def test_a_wrong_name_is_refused_with_file_key_and_what_is_allowed(
+    copy: Path, file: str, old: str, new: str, message: str
+) -> None:
+    edit(copy / file, old, new)
+    with pytest.raises(UserError, match=message):
+        [load_plan(copy, scale) for scale in ("smoke", "tiny", "small")]
+
+
+def test_a_method_without_a_module_is_shown_as_not_implemented(root: Path) -> None:
+    cell = load_plan(root, "tiny").cells["reclippp", "table3", "fixed_query", "voc"]
+    assert isinstance(cell, Empty) and "not implemented: method reclippp" in cell.why
+
+
+def test_a_pass_planned_before_a_change_is_refused(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    with pytest.raises(UserError, match="changed while the workflow was running"):
+        plan.group("evaluate/tiny_ade20k_val-clip", "0" * 16)
+    with pytest.raises(UserError, match="has no such output"):
+        plan.find("work/table/freecp_table1.0000000000000000/origin.json")
