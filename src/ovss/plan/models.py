@@ -21,7 +21,7 @@ def trained_job(project: Project, scale: Scale, name: str) -> Job | str:
         return f"model {name} is trained at the tiny scales only"
     for stage, models in (("train_clip", scale.train.clip), ("train_dino", scale.train.dino)):
         if name in models:
-            return project.job(stage, name, models[name].model_dump(mode="json"), {})
+            return project.job(stage, name, {"model": models[name].model_dump(mode="json")}, {})
     return f"model {name} is not trained at this scale"
 
 

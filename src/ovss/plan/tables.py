@@ -151,7 +151,7 @@ class Tables:
             "gallery": gallery,
             "datasets": datasets,
             "columns": {name: dataset for name, dataset in self.scale.columns.items() if dataset},
-            "trained": {name: dict(job.params) for name, job in models.items()},
+            "trained": {name: dict(job.params["model"]) for name, job in models.items()},
         }
         templates = self.project.root / "src" / "ovss" / "report" / "templates"
         files = {f"templates/{file.name}": _hash(file.read_bytes()) for file in sorted(templates.glob("*.*"))}
