@@ -111,7 +111,7 @@ def _place(temporary: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def _temporary(jobs: Sequence[Job], root: Path) -> Iterator[dict[str, Path]]:
-    folders = {job.key: root / f"{job.directory}.part-{os.getpid()}" for job in jobs}
+    folders = {job.directory: root / f"{job.directory}.part-{os.getpid()}" for job in jobs}
     try:
         for folder in folders.values():
             folder.mkdir(parents=True)
@@ -156,18 +156,18 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
             job = by_name[name]
             _check_closure(jobs, before)
             record = _provenance(job, root, seed, where, started)
-            origin.write(folders[job.key], {**record, "facts": dict(facts or {})})
-            _place(folders[job.key], root / job.directory)
+            origin.write(folders[job.directory], {**record, "facts": dict(facts or {})})
+            _place(folders[job.directory], root / job.directory)
             done.add(name)
             _log_job(job)
 
         by_name = {job.directory: job for job in jobs}
         if jobs[0].group is None:
             job = jobs[0]
-            context = JobContext(seed, where, job.params, _inputs(job, root), folders[job.key])
+            context = JobContext(seed, where, job.params, _inputs(job, root), folders[job.directory])
             finish(job.directory, module.run(context))
             return
-        items = {job.directory: Item(job.params, _inputs(job, root), folders[job.key]) for job in jobs}
+        items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in jobs}
         module.run(JobContext(seed, where, items=items, finish=finish))
         if left := sorted(by_name.keys() - done):
             raise RuntimeError(f"{jobs[0].module} ended without finishing {', '.join(left)}")

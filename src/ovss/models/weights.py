@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,10 @@ _PREFIX = "module."
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
     """Tensors of a TorchScript archive (OpenAI's .pt files)."""
-    return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+    with warnings.catch_warnings():
+        # torch asks for another format; OpenAI publishes its weights in this one only.
+        warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=FutureWarning)
+        return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:

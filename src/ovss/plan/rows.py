@@ -141,8 +141,10 @@ class Rows:
         own = self.project.resources / f"templates_{templates}.txt"
         if own.is_file():
             params["template_lines"] = own.read_text(encoding="utf-8").splitlines()
-        name = f"{dataset}-{names}-{templates}-{model.name}"
-        return self.project.job("text", name, params, {"model": model}, group=model.name)
+        words = sum(len(words) for words in queries)
+        name = f"{len(queries)}classes-{words}queries-{templates}-{model.name}"
+        job = self.project.job("text", name, params, {"model": model}, group=model.name)
+        return self._jobs.setdefault(job.key, job)
 
     def _row(self, params: dict[str, Any], inputs: dict[str, Job]) -> Job:
         method = f"ovss.methods.{params['method']}"

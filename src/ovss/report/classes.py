@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ovss.errors import UserError
 from ovss.report.inputs import read_json
-from ovss.report.tableview import row_names
+from ovss.report.rownames import row_names
 
 MOST_ROWS, MOST_CLASSES = 24, 60
 

@@ -1,4 +1,4 @@
-"""Figures of the page as SVG text with the same bytes every time: bars per table, training curves, per-class IoU."""
+"""Training curves and per-class heat maps as SVG text with the same bytes every time; SVG files made inline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -22,13 +23,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ovss.errors import UserError
-from ovss.report.tableview import TableView, Row
+from ovss.report.colours import INK, LINE, MUTED, PAPER, themed
 
-INK, MUTED, LINE, OWN, EXTRA, PUBLISHED = "#1c2430", "#5b6675", "#d5dbe3", "#2a6fb0", "#8fb7dc", "#b3401a"
-THEME = {INK: "ink", MUTED: "muted", LINE: "line", OWN: "bar", EXTRA: "bar-extra", PUBLISHED: "bad",
-         "#ffffff": "paper", "#00714f": "good", "#7a6200": "unsure", "#6b7280": "none"}  # fmt: skip
 _SERIES = ("#2a6fb0", "#b3401a", "#00714f", "#7a6200", "#7b4a9e", "#5b6675")
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ovss", "svg.fonttype": "none", "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8.5,
     "axes.edgecolor": LINE, "axes.labelcolor": INK, "axes.titlecolor": INK, "text.color": INK, "xtick.color": MUTED,
     "ytick.color": INK, "axes.facecolor": "none", "axes.spines.top": False, "axes.spines.right": False,
@@ -36,7 +34,7 @@ _STYLE = {
     "ytick.major.size": 0, "legend.frameon": False, "path.simplify": True, "figure.dpi": 96,
 }  # fmt: skip
 _METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-_PANELS, _MOST_POINTS = 4, 200
+_MOST_POINTS = 200
 
 
 @contextmanager
@@ -49,7 +47,7 @@ def _style() -> Iterator[None]:
 
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=_METADATA, facecolor="#ffffff")
+    figure.savefig(buffer, format="svg", metadata=_METADATA, facecolor=PAPER)
     plt.close(figure)
     text = buffer.getvalue()
     return re.sub(r">\s+<", "><", re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL))
@@ -66,68 +64,24 @@ def inline(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r'<rect [^>]*fill="#ffffff"/>', "", svg)
     svg = re.sub(r'<g id="patch_1"><path[^>]*/></g>', "", svg, count=1)
     svg = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{prefix}-", svg)
-    for colour, name in THEME.items():
-        svg = svg.replace(colour, f"var(--{name},{colour})")
-    width = re.search(r'<svg[^>]*?width="([\d.]+)', svg)
-    size = f' style="width:{float(width[1]) * 4 / 3:.0f}px"' if width else ""
+    svg = themed(svg)
+    width = re.search(r'<svg[^>]*?width="([\d.]+)(pt)?"', svg)
+    size = f' style="width:{float(width[1]) * (4 / 3 if width[2] else 1):.0f}px"' if width else ""
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     return svg.replace("<svg ", f'<svg{size} role="img" aria-label="{label}" ', 1)
 
 
-def bars(grid: TableView) -> str:
-    """Horizontal bars of our numbers, one panel per column, with intervals; '' if fewer than two rows have numbers."""
-    rows = [row for row in grid.rows if any(cell.value is not None for cell in row.cells)]
-    columns = [i for i in range(len(grid.own_columns)) if any(row.cells[i].value is not None for row in rows)]
-    if len(rows) < 2 or not columns:
-        return ""
-    wide = min(len(columns), _PANELS)
-    high = math.ceil(len(columns) / wide)
-    names = 0.2 + 0.072 * max(len(_short(row.name)) for row in rows)
-    with _style():
-        figure, axes = _panels(high, wide, 1.5, 0.1 + 0.2 * len(rows), names)
-        for panel, axis in enumerate(axes.flat):
-            if panel < len(columns):
-                _bar_panel(axis, grid, rows, columns[panel])
-            else:
-                axis.set_visible(False)
-        return _svg(figure)
-
-
-def _panels(
-    high: int, wide: int, width: float, height: float, names: float, gap: float = 0.16,
-    sharey: bool = True,
-) -> tuple[Figure, npt.NDArray[np.object_]]:  # fmt: skip
-    """Panels of one size in inches, with room for row names at the left: no layout engine, which takes seconds."""
-    title, ticks = 0.3, 0.26 if sharey else 0.42
-    size = (names + wide * (width + gap), high * (title + height + ticks))
-    figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False, sharey=sharey)
+def _panels(high: int, wide: int) -> tuple[Figure, list[Axes]]:
+    """Panels of one size, their margins in inches: no layout engine, which takes seconds."""
+    width, height, gap, title, ticks = 2.3, 1.5, 0.5, 0.3, 0.42
+    size = (gap + wide * (width + gap), high * (title + height + ticks))
+    figure, axes = plt.subplots(high, wide, figsize=size, squeeze=False)
     figure.subplots_adjust(
-        left=names / size[0], right=1 - gap / size[0], bottom=ticks / size[1], top=1 - title / size[1],
+        left=gap / size[0], right=1 - gap / size[0], bottom=ticks / size[1], top=1 - title / size[1],
         wspace=gap / width, hspace=(title + ticks) / height,
     )  # fmt: skip
-    return figure, axes
-
-
-def _bar_panel(axis: Axes, grid: TableView, rows: Sequence[Row], index: int) -> None:
-    column = grid.own_columns[index]
-    for position, row in enumerate(rows):
-        cell = row.cells[index]
-        if cell.value is None:
-            axis.text(0, position, " not run", va="center", color=MUTED, fontsize=7)
-            continue
-        axis.barh(position, cell.value, height=0.66, color=EXTRA if row.kind == "extra" else OWN)
-        if cell.bar:
-            ends = [cell.bar[0] * column.top / 100, (cell.bar[0] + cell.bar[1]) * column.top / 100]
-            axis.plot(ends, [position, position], color=INK, linewidth=0.9, solid_capstyle="butt")
-        if cell.mark is not None:
-            axis.plot([cell.mark * column.top / 100], [position], marker="|", markersize=9, color=PUBLISHED)
-    axis.set_title(f"{column.label} {column.arrow}".strip(), loc="left")
-    axis.set_yticks(range(len(rows)), [_short(row.name) for row in rows])
-    axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.grid(visible=False, axis="y")
-    axis.locator_params(axis="x", nbins=4)
-    axis.margins(x=0.02)
+    return figure, list(axes.flat)
 
 
 def _short(name: str, most: int = 30) -> str:
@@ -153,8 +107,8 @@ def curves(path: Path) -> str:
     wide = min(len(metrics), 3)
     high = math.ceil(len(metrics) / wide)
     with _style():
-        figure, axes = _panels(high, wide, 2.3, 1.5, 0.5, gap=0.5, sharey=False)
-        for i, axis in enumerate(axes.flat):
+        figure, axes = _panels(high, wide)
+        for i, axis in enumerate(axes):
             axis.set_visible(i < len(metrics))
             if i < len(metrics):
                 _curve_panel(axis, _thin(frame[frame["metric"] == metrics[i]]), metrics[i], colours)

@@ -9,9 +9,9 @@ from html import escape
 from typing import Any
 
 from ovss.report import formats
+from ovss.report.colours import CONTRADICTED, INCONCLUSIVE, INK, LINE, MUTED, NOT_RUN, PAPER, SUPPORTED
 
-COLOURS = {"supported": "#00714f", "contradicted": "#b3401a", "inconclusive": "#7a6200", "not_run": "#6b7280"}
-_INK, _MUTED, _LINE = "#1c2430", "#5b6675", "#d5dbe3"
+_COLOURS = {"supported": SUPPORTED, "contradicted": CONTRADICTED, "inconclusive": INCONCLUSIVE, "not_run": NOT_RUN}
 _WIDTH, _LEFT, _RIGHT, _STEP, _TOP = 500, 110, 158, 19, 6
 
 
@@ -38,9 +38,9 @@ def _line(values: Mapping[str, Any], name: str, total: bool = False) -> Line | N
     if not formats.is_number(values.get("difference")):
         return None
     difference = float(values["difference"])
-    low, high = values.get("low"), values.get("high")
-    return Line(name, difference, difference if low is None else float(low), difference if high is None else float(high),
-                str(values.get("verdict", "not_run")), total)  # fmt: skip
+    ends = [values.get(end) for end in ("low", "high")]
+    low, high = (difference if end is None else float(end) for end in ends)
+    return Line(name, difference, low, high, str(values.get("verdict", "not_run")), total)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -85,33 +85,33 @@ def _axis(x: Callable[[float], str], ticks: Sequence[float], bottom: float) -> s
     parts = []
     for tick in ticks:
         zero = abs(tick) < 1e-12
-        parts.append(f'<path d="M{x(tick)} {_TOP - 4}V{bottom + 3}" style="stroke:{_MUTED if zero else _LINE};'
+        parts.append(f'<path d="M{x(tick)} {_TOP - 4}V{bottom + 3}" style="stroke:{MUTED if zero else LINE};'
                      f'stroke-width:{1.4 if zero else 1}"/>')  # fmt: skip
-        parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" text-anchor="middle" style="fill:{_MUTED}">'
+        parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" text-anchor="middle" style="fill:{MUTED}">'
                      f'{formats.signed(0.0 if zero else tick, digits)}</text>')  # fmt: skip
     return "".join(parts)
 
 
 def _mark(line: Line, x: Callable[[float], str], y: float, digits: int) -> str:
-    colour = COLOURS[line.verdict]
+    colour = _COLOURS[line.verdict]
     weight = 'font-weight="600" ' if line.total else ""
     name = line.name if len(line.name) <= 17 else f"{line.name[:16]}…"
     words = f"{formats.signed(line.difference, digits)} [{formats.number(line.low, digits)}, " \
             f"{formats.number(line.high, digits)}]"
-    return (f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" {weight}text-anchor="end" style="fill:{_INK}">{escape(name)}</text>'
+    return (f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" {weight}text-anchor="end" style="fill:{INK}">{escape(name)}</text>'
             f'<path d="M{x(line.low)} {y:.1f}H{x(line.high)}" style="stroke:{colour};stroke-width:2"/>'
             f'{_shape(float(x(line.difference)), y, line)}'
-            f'<text x="{_WIDTH - _RIGHT + 8}" y="{y + 4:.1f}" {weight}style="fill:{_INK}">{words}</text>')  # fmt: skip
+            f'<text x="{_WIDTH - _RIGHT + 8}" y="{y + 4:.1f}" {weight}style="fill:{INK}">{words}</text>')  # fmt: skip
 
 
 def _shape(x: float, y: float, line: Line) -> str:
     """Diamond: together; disc: supported; cross: contradicted; ring: inconclusive or not run."""
-    colour = COLOURS[line.verdict]
+    colour = _COLOURS[line.verdict]
     if line.total:
         return f'<path d="M{x - 6:.1f} {y:.1f}l6 -5 6 5 -6 5z" style="fill:{colour}"/>'
     if line.verdict == "contradicted":
         return f'<path d="M{x - 4:.1f} {y - 4:.1f}l8 8m0 -8l-8 8" style="stroke:{colour};stroke-width:2.4;fill:none"/>'
-    fill = colour if line.verdict == "supported" else "#ffffff"
+    fill = colour if line.verdict == "supported" else PAPER
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" style="fill:{fill};stroke:{colour};stroke-width:1.6"/>'
 
 
@@ -123,9 +123,9 @@ def stack(panels: Sequence[tuple[str, Sequence[Line]]]) -> str:
             plot = svg(shown, title).replace("<svg ", f'<svg x="0" y="{top + 20}" width="{_WIDTH}" ', 1)
             height = _TOP + _STEP * len(shown) + 22
             plot = plot.replace('role="img"', f'height="{height}"', 1)
-            parts.append(f'<text x="8" y="{top + 12}" style="fill:{_INK};font-weight:600">{escape(title)}</text>{plot}')
+            parts.append(f'<text x="8" y="{top + 12}" style="fill:{INK};font-weight:600">{escape(title)}</text>{plot}')
             top += height + 34
     body = "".join(parts)
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {top}" width="{_WIDTH}" height="{top}" '
-            f'font-family="DejaVu Sans, sans-serif" font-size="12"><rect width="100%" height="100%" fill="#ffffff"/>'
+            f'font-family="DejaVu Sans, sans-serif" font-size="12"><rect width="100%" height="100%" fill="{PAPER}"/>'
             f"{body}</svg>\n") if parts else ""  # fmt: skip

@@ -34,9 +34,8 @@ def signed(value: float, places: int) -> str:
 
 def published(value: Any) -> str:
     """A published value exactly as the table has it; '' for none."""
-    if value is None:
-        return ""
-    return number(value, len(str(value).partition(".")[2])) if is_number(value) and "e" not in str(value) else str(value)
+    text = "" if value is None else str(value)
+    return number(value, len(text.partition(".")[2])) if is_number(value) and "e" not in text else text
 
 
 def duration(seconds: float | None) -> str:

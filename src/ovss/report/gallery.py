@@ -17,12 +17,10 @@ from PIL import Image
 from ovss.data.labels import IGNORED, lookup_table, read_label
 from ovss.errors import UserError
 from ovss.report.inputs import Inputs
+from ovss.report.palette import View
 
 SIDE = 176
 """Longest side of a picture in the page, in pixels."""
-# Five: hues of indices 8, 13 or 21 apart are close, and none of these is a multiple of 5.
-_TONES = ((0.62, 0.80), (0.88, 0.95), (0.50, 0.55), (0.32, 0.97), (0.95, 0.70))
-_BACKGROUND, _IGNORED_COLOUR, _NO_CLASS = (58, 62, 68), (232, 232, 232), (255, 255, 255)
 _WORDS = 3
 
 
@@ -53,38 +51,6 @@ class Gallery:
     strips: list[Strip]
     legend: list[tuple[str, str]]
     note: str
-
-
-@dataclass(frozen=True)
-class View:
-    """A data set as the gallery needs it."""
-
-    name: str
-    title: str
-    classes: list[str]
-    background: bool
-    table: npt.NDArray[np.uint8]
-    source: Path
-    index: Mapping[str, Mapping[str, str]]
-
-    @property
-    def colours(self) -> npt.NDArray[np.uint8]:
-        """(256, 3) uint8: hues a golden angle apart in five tones; background dark, ignored light, no class white."""
-        colours = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
-        colours[: len(self.classes)] = [colour(i) for i in range(len(self.classes))]
-        if self.background:
-            colours[0] = _BACKGROUND
-        colours[len(self.classes)] = _NO_CLASS
-        return colours
-
-
-def colour(index: int) -> tuple[int, int, int]:
-    """RGB of a class index."""
-    saturation, value = _TONES[index % len(_TONES)]
-    hue = (0.11 + index * 0.618034) % 1.0
-    ramp = [abs((hue * 6 + shift) % 6 - 3) - 1 for shift in (0, 4, 2)]
-    red, green, blue = (round(255 * value * (1 - saturation + saturation * min(max(part, 0.0), 1.0))) for part in ramp)
-    return red, green, blue
 
 
 def build(entries: Sequence[Mapping[str, str]], datasets: Mapping[str, Mapping[str, Any]], inputs: Inputs,
@@ -154,8 +120,8 @@ def _gallery(view: View, rows: Mapping[str, Path], images: int, budget: int) -> 
 
 def _legend(view: View, seen: set[int]) -> list[tuple[str, str]]:
     names = {**dict(enumerate(view.classes)), len(view.classes): "no class", IGNORED: "not scored"}
-    return [("#%02x%02x%02x" % tuple(view.colours[i].tolist()), names[i].split(",")[0] + ("…" if "," in names[i] else ""))
-            for i in sorted(seen) if i in names]  # fmt: skip
+    shown = [i for i in sorted(seen) if i in names]
+    return [(f"#{view.colours[i].tobytes().hex()}", names[i].split(",")[0] + "…" * ("," in names[i])) for i in shown]
 
 
 def _strip(view: View, name: str, rows: Mapping[str, Path]) -> tuple[Strip, set[int]]:
@@ -171,7 +137,8 @@ def _strip(view: View, name: str, rows: Mapping[str, Path]) -> tuple[Strip, set[
             continue
         prediction = read_label(path)
         seen |= set(np.unique(prediction).tolist())
-        pictures.append(Picture(row, _map(prediction, view), f"{_agreement(truth, prediction)}{_words(prediction, view)}"))
+        words = f"{_agreement(truth, prediction)}{_words(prediction, view)}"
+        pictures.append(Picture(row, _map(prediction, view), words))
     return Strip(name, pictures), seen
 
 
@@ -187,7 +154,8 @@ def _words(labels: npt.NDArray[np.uint8], view: View) -> str:
     values, counts = np.unique(labels[labels < len(view.classes)], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_WORDS]
     total = counts.sum()
-    names = [("background" if view.background and values[i] == 0 else view.classes[values[i]].split(",")[0]) for i in order]
+    words = ["background" if view.background else view.classes[0], *view.classes[1:]]
+    names = [words[values[i]].split(",")[0] for i in order]
     return ", ".join(f"{name} {100 * counts[i] / total:.0f} %" for name, i in zip(names, order, strict=True))
 
 

@@ -36,7 +36,7 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the page shows, checked for shape; rows by input name (``rows/3``, ``gallery/0``), the rest by name."""
+    """Everything the page shows, checked for shape. Rows are by input name (``rows/3``, ``gallery/0``)."""
 
     tables: Mapping[str, list[dict[str, Any]]]
     table_folders: Mapping[tuple[str, str], Path]

@@ -21,9 +21,10 @@ from markupsafe import Markup
 
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.report import classes, figures, forest, formats, gallery, origins, summary, world
-from ovss.report.tableview import TableView, build
+from ovss.report import bars, classes, figures, forest, formats, gallery, origins, summary, world
+from ovss.report.colours import themed
 from ovss.report.inputs import Inputs, load
+from ovss.report.tableview import TableView, build
 
 GALLERY_IMAGES = 3
 GALLERY_BYTES = 1_500_000
@@ -110,7 +111,9 @@ class Page:
             "anchor": formats.slug(name),
             "about": {"title": name, "citation": "", "url": "", "code": None, **about},
             "tables": [(grid, self._bars(grid)) for grid in grids],
-            "claims": [(claim, self._forest(claim["id"], lines)) for claim, (_, lines) in zip(claims, panels, strict=True)],
+            "claims": [
+                (claim, self._forest(claim["id"], lines)) for claim, (_, lines) in zip(claims, panels, strict=True)
+            ],
             "claim_counts": summary.claim_counts(claims),
             "cells": summary.cell_counts(grids),
             "protocols": protocols(about.get("protocols") or {}),
@@ -119,14 +122,11 @@ class Page:
 
     def _bars(self, grid: TableView) -> Markup:
         label = f"Bars of our numbers in {grid.title}"
-        return self._figure(grid.anchor, figures.bars(grid), label)
+        return self._figure(grid.anchor, bars.draw(grid), label)
 
     @staticmethod
     def _forest(name: str, lines: list[forest.Line]) -> Markup:
-        svg = forest.svg(lines, f"Differences of claim {name}")
-        for colour, variable in figures.THEME.items():
-            svg = svg.replace(colour, f"var(--{variable},{colour})")
-        return Markup(svg)
+        return Markup(themed(forest.svg(lines, f"Differences of claim {name}")))
 
     def _per_class(self) -> list[tuple[classes.PerClass, Markup]]:
         tables = [(table, self.inputs.table_folders[paper, table["table"]])
@@ -137,9 +137,11 @@ class Page:
 
     def _curves(self) -> list[tuple[str, str, Markup]]:
         trained = self.params.get("trained", {})
+        drawn = {name: figures.curves(path / "curves.csv") for name, path in self.inputs.models.items()
+                 if (path / "curves.csv").is_file()}  # fmt: skip
         return [(name, formats.settings(trained.get(name)),
-                 self._figure(f"curves-{formats.slug(name)}", figures.curves(path / "curves.csv"), f"Training of {name}"))
-                for name, path in self.inputs.models.items() if (path / "curves.csv").is_file()]  # fmt: skip
+                 self._figure(f"curves-{formats.slug(name)}", svg, f"Training of {name}"))
+                for name, svg in drawn.items()]  # fmt: skip
 
     def _galleries(self) -> list[gallery.Gallery]:
         named = {(grid.paper, grid.id, row.id): row.name

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ovss.report.tableview import STATES, TableView
 from ovss.report.inputs import VERDICTS
+from ovss.report.tableview import STATES, TableView
 
 WORDS = {"supported": "supported", "contradicted": "contradicted", "inconclusive": "inconclusive",
          "not_run": "not run"}  # fmt: skip

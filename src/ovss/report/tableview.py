@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ovss.report import formats
 from ovss.report.origins import Entry, keys_of
+from ovss.report.rownames import label_order, row_names
 
 STATES = ("computed", "cited", "not implemented", "not run", "refused", "blank")
 SYMBOLS = {"within": "✓", "off": "✗"}
 BADGES = {"citation": "cited", "not_implemented": "not implemented", "extra": "our own row", "derived": "derived"}
-_NAMES = ("method", "model")
 _PUBLISHED_ONLY = "no number of ours and no reason recorded in the table file"
 
 
@@ -171,31 +171,6 @@ def _row(
                cells, published, [(label, str(text)) for label, text in recipe if text])  # fmt: skip
 
 
-def label_order(key_columns: Sequence[str]) -> list[str]:
-    """Label columns with the one that names the method first: it stays in sight when a table is scrolled."""
-    return sorted(key_columns, key=lambda column: column.lower() not in _NAMES)
-
-
-def row_names(table: Mapping[str, Any]) -> dict[str, str]:
-    """A short name of every row, by row id: its method, and where that is not enough the labels that differ."""
-    order = label_order(table["key_columns"])
-    heads = {row["id"]: _words(row, order[:1]) if order and order[0].lower() in _NAMES else "" for row in table["rows"]}
-    often = Counter(heads.values())
-    differ = [column for column in order if len({str(row["labels"].get(column)) for row in table["rows"]}) > 1]
-    names = {}
-    for row in table["rows"]:
-        head = heads[row["id"]]
-        names[row["id"]] = head if head and often[head] == 1 else _words(row, differ or order) or head or str(row["id"])
-    return names
-
-
-def _words(row: Mapping[str, Any], columns: Sequence[str]) -> str:
-    """Labels in a few words: text as it is, numbers with their column's name."""
-    labels = [(column, row["labels"].get(column)) for column in columns]
-    return " · ".join(str(value) if isinstance(value, str) else f"{column} {value}"
-                      for column, value in labels if value not in (None, ""))  # fmt: skip
-
-
 def _cell(
     row: Mapping[str, Any], column: Column, scale: str, entries: Mapping[str, Entry], notes: Footnotes
 ) -> Cell:  # fmt: skip
@@ -210,21 +185,23 @@ def _cell(
 
 
 def _own(cell: Mapping[str, Any], column: Column, scale: str, used: list[Entry]) -> Cell:
-    ours, low, high = cell["ours"], cell.get("low"), cell.get("high")
+    ours, published = cell["ours"], cell.get("published")
     if not formats.is_number(ours):
         return Cell("computed", text=str(ours), tooltip=used[0].tooltip if used else "")
-    published = cell.get("published")
-    bounds = low is not None and high is not None
-    interval = f"{formats.number(low, column.places)} – {formats.number(high, column.places)}" if bounds else ""
+    ends = [cell.get(end) for end in ("low", "high")]
+    low, high = (float(ours) if end is None else float(end) for end in ends)
+    known = None not in ends
+    interval = f"{formats.number(low, column.places)} – {formats.number(high, column.places)}" if known else ""
     compare = scale == "full" and formats.is_number(published)
+    target = float(published) if compare else 0.0
     return Cell(
         "computed",
         text=formats.number(ours, column.places),
         interval=interval,
-        bar=_bar(ours, low if bounds else ours, high if bounds else ours, column.top),
-        mark=_percent(published, column.top) if compare and published >= 0 else None,
+        bar=_bar(ours, low, high, column.top),
+        mark=_percent(target, column.top) if compare and target >= 0 else None,
         verdict=cell.get("verdict", "") if compare else "",
-        difference=formats.signed(ours - published, column.places) if compare else "",
+        difference=formats.signed(ours - target, column.places) if compare else "",
         anchor=used[0].anchor if used else "",
         tooltip=used[0].tooltip if used else "no origin was handed to this page",
         value=float(ours),
@@ -248,9 +225,7 @@ def _states(row: Row, source: Mapping[str, Any], columns: list[Column]) -> list[
     states = []
     for column, published in zip(columns, row.published, strict=True):
         shown = next(own) if column.own and row.cells else None
-        if row.kind == "citation":
-            states.append("cited" if published else "blank")
-        elif not column.own:
+        if row.kind == "citation" or not column.own:
             states.append("cited" if published else "blank")
         else:
             states.append("not implemented" if row.kind == "not_implemented" or shown is None else shown.state)

@@ -65,4 +65,4 @@ def _picture(path: Path) -> str:
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             return png_uri(image.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(128))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path}: this preview cannot be read ({error}); delete the folder and rerun its job") from error
+        raise UserError(f"{path}: no readable preview ({error}); delete the folder and rerun its job") from error
