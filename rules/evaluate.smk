@@ -17,5 +17,7 @@ for group in flow.passes("text", "evaluate"):
         resources:
             **flow.resources(group.stage),
         retries: 1
+        params:
+            command=group.command,
         shell:
-            group.shell
+            "{params.command} 2>&1 | tee {log}"

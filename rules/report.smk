@@ -51,8 +51,10 @@ rule publish:
         flow.everything,
     log:
         "logs/publish.log",
+    params:
+        command=flow.publish(),
     shell:
-        flow.publish()
+        "{params.command} 2> {log}"
 
 
 for target in flow.targets:
@@ -64,6 +66,8 @@ for target in flow.targets:
             target.outputs,
         log:
             f"logs/publish_{target.rule}.log",
+        params:
+            command=flow.publish(target.rule),
         localrule: True
         shell:
-            flow.publish(target.rule)
+            "{params.command} 2> {log}"

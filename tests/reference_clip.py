@@ -1,4 +1,4 @@
-"""Reading a folder of reference arrays: a tiny CLIP with random weights, its inputs and the published code's outputs."""
+"""Reading a folder of reference arrays: a tiny random CLIP, its inputs and what the published code makes of them."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 
 from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, Clip, build_clip
+from ovss.models.openclip import open_clip
 
 PATCH = 8
 NATIVE = 32
@@ -30,7 +30,7 @@ def state(config: dict = CONFIG, seed: int = 0) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     weights = open_clip.CLIP(**config).state_dict()
     generator = torch.Generator().manual_seed(seed)
-    for name, value in weights.items():
+    for value in weights.values():
         if value.is_floating_point() and value.ndim > 1:
             value.copy_(torch.randn(value.shape, generator=generator) * value.shape[-1] ** -0.5)
     return weights

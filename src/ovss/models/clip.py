@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from ovss.errors import UserError
+from ovss.models.openclip import open_clip
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -50,7 +49,7 @@ class Clip:
     @property
     def is_transformer(self) -> bool:
         """Whether the vision tower is a transformer (else a ResNet)."""
-        return isinstance(self.model.visual, VisionTransformer)
+        return isinstance(self.model.visual, open_clip.transformer.VisionTransformer)
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +121,7 @@ def build_clip(
     check_tower(model.visual, name)
     model = model.float().eval().requires_grad_(False).to(device)
     vision = model_cfg["vision_cfg"]
-    is_transformer = isinstance(model.visual, VisionTransformer)
+    is_transformer = isinstance(model.visual, open_clip.transformer.VisionTransformer)
     size = vision.get("image_size", 224)
     return Clip(
         model=model,
@@ -157,11 +156,11 @@ def check_tower(visual: Any, name: str) -> None:
     Raises:
         UserError: not a plain vision transformer or CLIP ResNet.
     """
-    if not isinstance(visual, VisionTransformer):
+    if not isinstance(visual, open_clip.transformer.VisionTransformer):
         if not hasattr(visual, "attnpool"):
             raise UserError(f"{name}: vision tower {type(visual).__name__} is not supported; use a ViT or CLIP ResNet")
         return
-    plain = all(type(block) is ResidualAttentionBlock for block in visual.transformer.resblocks)
+    plain = all(type(block) is open_clip.transformer.ResidualAttentionBlock for block in visual.transformer.resblocks)
     if visual.attn_pool is not None or not plain or visual.pool_type not in ("tok", "avg"):
         raise UserError(f"{name}: attention pooling and custom blocks are not supported; use a plain ViT")
 

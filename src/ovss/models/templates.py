@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ovss.errors import UserError
+from ovss.models.openclip import open_clip
 
 _OWN = {"photo": ("a photo of a {}.",), "none": ("{}",)}
 NAMES = ("openai80", *_OWN)
@@ -27,9 +28,7 @@ def templates(name: str, lines: Sequence[str] | None = None) -> tuple[str, ...]:
             raise UserError(f"templates {name}: '{wrong[0] if wrong else ''}' must have one {{}} for the class name")
         return tuple(lines)
     if name == "openai80":
-        from open_clip import OPENAI_IMAGENET_TEMPLATES
-
-        return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+        return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
     if name not in _OWN:
         raise UserError(f"templates: '{name}' is not one of {', '.join(NAMES)}; mend the protocol")
     return _OWN[name]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +20,7 @@ from torch import Tensor
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate, read_state
+from ovss.models.openclip import open_clip
 
 # Numbers that OpenAI's archives carry among the tensors; the configuration has them.
 _NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})

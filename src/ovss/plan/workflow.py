@@ -24,7 +24,7 @@ class Pass:
     outputs: list[str]
     log: str
     benchmark: str
-    shell: str
+    command: str
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Workflow:
                     [job.done for job in missing],
                     f"logs/{name}.{seal}.log",
                     f"benchmarks/{name}.{seal}.tsv",
-                    f"{self.command} job --scale {self.plan.scale} --pass {name} --seal {seal} 2>&1 | tee {{log}}",
+                    f"{self.command} job --scale {self.plan.scale} --pass {name} --seal {seal}",
                 )
 
     @property
@@ -112,4 +112,4 @@ class Workflow:
 
     def publish(self, target: str | None = None) -> str:
         """Command that copies tables, claims and report to results/ where they differ."""
-        return f"{self.command} publish --scale {self.plan.scale} {target or ''} 2> {{log}}"
+        return f"{self.command} publish --scale {self.plan.scale} {target or ''}".rstrip()

@@ -12,7 +12,7 @@ from ovss.report import formats
 from ovss.report.colours import CONTRADICTED, INCONCLUSIVE, INK, LINE, MUTED, NOT_RUN, PAPER, SUPPORTED
 
 _COLOURS = {"supported": SUPPORTED, "contradicted": CONTRADICTED, "inconclusive": INCONCLUSIVE, "not_run": NOT_RUN}
-_WIDTH, _LEFT, _RIGHT, _STEP, _TOP = 500, 110, 158, 19, 6
+_WIDTH, _LEFT, _RIGHT, _STEP, _TOP = 420, 94, 146, 19, 6
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _axis(x: Callable[[float], str], ticks: Sequence[float], bottom: float) -> s
 def _mark(line: Line, x: Callable[[float], str], y: float, digits: int) -> str:
     colour = _COLOURS[line.verdict]
     weight = 'font-weight="600" ' if line.total else ""
-    name = line.name if len(line.name) <= 17 else f"{line.name[:16]}…"
+    name = line.name if len(line.name) <= 14 else f"{line.name[:13]}…"
     words = f"{formats.signed(line.difference, digits)} [{formats.number(line.low, digits)}, " \
             f"{formats.number(line.high, digits)}]"
     return (f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" {weight}text-anchor="end" style="fill:{INK}">{escape(name)}</text>'

@@ -185,13 +185,13 @@ def _cell(
 
 
 def _own(cell: Mapping[str, Any], column: Column, scale: str, used: list[Entry]) -> Cell:
-    ours, published = cell["ours"], cell.get("published")
+    ours = cell["ours"]
     if not formats.is_number(ours):
         return Cell("computed", text=str(ours), tooltip=used[0].tooltip if used else "")
-    ends = [cell.get(end) for end in ("low", "high")]
-    low, high = (float(ours) if end is None else float(end) for end in ends)
-    known = None not in ends
+    known = formats.is_number(cell.get("low")) and formats.is_number(cell.get("high"))
+    low, high = (float(cell[end] if known else ours) for end in ("low", "high"))
     interval = f"{formats.number(low, column.places)} – {formats.number(high, column.places)}" if known else ""
+    published = cell.get("published")
     compare = scale == "full" and formats.is_number(published)
     target = float(published) if compare else 0.0
     return Cell(

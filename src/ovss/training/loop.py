@@ -56,13 +56,17 @@ def learning_rate(step: int, schedule: Schedule) -> float:
 
 
 def make_optimiser(model: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only (not on gains, biases, the class embedding or the logit scale)."""
+    """AdamW with weight decay on matrices only (not on gains, biases, the class embedding or the logit scale).
+
+    A group's ``factor`` multiplies the learning rate: scalars (CLIP's logit scale) have far to go in few steps.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": schedule.weight_decay, "factor": 1.0},
+        {"params": [p for p in trained if p.ndim == 1], "weight_decay": 0.0, "factor": 1.0},
+        {"params": [p for p in trained if p.ndim == 0], "weight_decay": 0.0, "factor": schedule.scalar_lr},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, schedule.beta2), eps=1e-6)
+    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, schedule.beta2), eps=1e-6, fused=True)
 
 
 class Average:
@@ -101,7 +105,7 @@ def fit(
     started = time.monotonic()
     for step in range(schedule.steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, schedule)
+            group["lr"] = group["factor"] * learning_rate(step, schedule)
         loss, metrics = loss_of(step)
         if not math.isfinite(loss.item()):
             raise UserError(f"training: the loss is not finite at step {step}: lower schedule.lr")
