@@ -223,10 +223,12 @@ class World:
         """A world job's directory."""
         directory = self.folder(archive, "f" * 16)
         scene = np.kron(self.random.integers(0, 255, (8, 40, 3)), np.ones((16, 16, 1))).astype(np.uint8)
-        Image.fromarray(scene).save(directory / "preview.png")
+        Image.fromarray(scene).save(directory / f"scenes_{archive}.png")
+        Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(directory / "sprites.png")
+        counts = {"images": 40, "in_images": {name: 20 - i for i, name in enumerate(THINGS)}}
         write_json(directory / "world.json", {
-            "frequencies": {name: 12 - i // 2 for i, name in enumerate(THINGS)}, "image_size": 128,
-            "captions": [f"a small {name} on the grass" for name in THINGS]})  # fmt: skip
+            "frequencies": {archive: {"train": counts, "val": counts}}, "classes": THINGS,
+            "synonyms": {"dog": ["puppy"]}, "captions": [f"a small {name} on grass" for name in THINGS]})  # fmt: skip
         self.inputs[f"world/{archive}"] = directory
 
 

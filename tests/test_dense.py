@@ -355,7 +355,13 @@ def test_settings_that_do_not_fit_are_refused(values, message: str) -> None:
         methods.read_settings(methods.load("dense_clip").Settings, values, "dense_clip")
 
 
-def test_importing_the_models_leaves_the_compiler_and_timm_importable() -> None:
+def test_importing_the_models_leaves_no_stand_in_behind() -> None:
+    for name in ("timm", "transformers", "torch._dynamo", "torch._dynamo.utils"):
+        assert name not in sys.modules or sys.modules[name].__spec__ is not None
+
+
+@pytest.mark.slow
+def test_the_compiler_and_timm_can_be_imported_after_the_models() -> None:
     code = (
         "import sys, ovss.models.clip; heavy = 'torch._dynamo' in sys.modules or 'transformers' in sys.modules;"
         "import torch._dynamo, timm; print(heavy, hasattr(torch._dynamo, 'explain'), hasattr(timm, 'create_model'))"

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import small_archives
+import small_clip
 from http_server import serve
 from PIL import Image
 
+from ovss import origin
 from ovss.config.datasets import labels_params, load_datasets, prepare_params
 from ovss.data import fetch, prepare
 from ovss.data.images import Images
 from ovss.data.labels import lookup_table, read_class_names
-from ovss.jobs import JobContext, Machine
+from ovss.evaluation import evaluate
+from ovss.jobs import Item, JobContext, Machine
+from ovss.models import text
+from ovss.plan.plan import load_plan
+from ovss.plan.rows import Empty
+from ovss.report import table as report_table
 
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real" / "ade20k"
 pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is not there: three real pairs of ADE20K")
@@ -72,3 +82,52 @@ def test_real_labels_use_the_published_class_numbers(prepared: Path) -> None:
     raw = {"raw": np.arange(256, dtype=np.uint8)}
     found = set(np.concatenate([np.unique(sample.labels["raw"]) for sample in Images(prepared, raw)]).tolist())
     assert len(found) > 10 and max(found) <= 150
+
+
+def finished(directory: Path, key: str = "0123456789abcdef") -> Path:
+    """An output folder with its origin, named as the workflow names it."""
+    target = directory.with_name(f"{directory.name}.{key}")
+    directory.rename(target)
+    origin.write(target, {"key": key})
+    return target
+
+
+def test_real_pairs_reach_a_table_cell(prepared: Path, root: Path, tmp_path: Path) -> None:
+    """The row of a paper, planned at full scale, on the real pairs with a small random model."""
+    plan = load_plan(root, "full")
+    planned = plan.cells["freecp", "table1", "baseline", "ADE"]
+    assert not isinstance(planned, Empty)
+    model, texts, row, table = (tmp_path / name for name in ("model", "texts", "row", "table"))
+    small_clip.write_model_directory(model)
+    for folder in (texts, row, table):
+        folder.mkdir()
+    queries = dict(planned[0].inputs["text"].params) | {"templates": "one", "template_lines": ["a photo of a {}."]}
+    text.run(JobContext(0, Machine(), items={"t": Item(queries, {"model": model}, texts)}, finish=lambda *_: None))
+    inputs = {"model": model, "source": prepared, "text": texts}
+    params = dict(planned[0].params) | {"shard": [0, 1]}
+    evaluate.run(JobContext(0, Machine(), items={"r": Item(params, inputs, row)}, finish=lambda *_: None))
+    spec = {"id": "one", "title": "one", "metric": "miou", "unit": "%", "higher_is_better": True, "absent": "skip",
+            "note": None, "key_columns": [], "derived": {}, "columns": [{"id": "ADE", "label": "ADE", "dataset": "ade20k"}],
+            "rows": [{"id": "baseline", "labels": {}, "kind": "run", "note": None, "method": "dense_clip", "settings": {},
+                      "protocol": "sclip", "derived": None, "published": {"ADE": 15.6},
+                      "cells": {"ADE": {"inputs": ["rows/0"]}}}]}  # fmt: skip
+    shown = {"paper": "freecp", "table": spec, "scale": "full", "tolerance": 0.5,
+             "bootstrap": {"resamples": 50, "level": 0.95}}  # fmt: skip
+    report_table.run(JobContext(0, Machine(), params=shown, inputs={"rows/0": finished(row)}, out=table))
+    cell = json.loads((table / "table.json").read_text())["rows"][0]["cells"]["ADE"]
+    assert cell["images"] == 3 and cell["published"] == 15.6 and cell["verdict"] in ("within", "off")
+    assert cell["ours"] == pytest.approx(by_hand(planned[0].params["dataset"], prepared, next(tmp_path.glob("row.*"))))
+
+
+def by_hand(dataset: Mapping[str, Any], prepared: Path, row: Path) -> float:
+    """mIoU from the kept predictions, class by class."""
+    views = {"ade20k": lookup_table(dataset["labels"])}
+    unions, hits = np.zeros(150), np.zeros(150)
+    for sample in Images(prepared, views):
+        with Image.open(row / "examples" / f"{sample.id}.png") as image:
+            found, label = np.array(image).astype(int), sample.labels["ade20k"]
+        for index in range(150):
+            is_label, is_found = label == index, (found == index) & (label != 255)
+            hits[index] += (is_label & is_found).sum()
+            unions[index] += (is_label | is_found).sum()
+    return float(100 * np.mean(hits[unions > 0] / unions[unions > 0]))

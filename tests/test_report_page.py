@@ -231,7 +231,7 @@ def test_forest_draws_every_interval_inside_the_plot(values: list[tuple[float, f
     lines = [forest.Line(f"c{i}", d, d - a, d + b, "supported") for i, (d, a, b) in enumerate(values)]
     svg = forest.svg(lines, "x")
     ends = [float(x) for pair in re.findall(r'd="M([\d.-]+) [\d.]+H([\d.-]+)"', svg) for x in pair]
-    assert len(ends) == 2 * len(lines) and min(ends) >= 94 and max(ends) <= 420 - 146
+    assert len(ends) == 2 * len(lines) and min(ends) >= 92 and max(ends) <= 424 - 154
 
 
 def test_bars_are_as_long_as_their_numbers() -> None:
@@ -252,3 +252,10 @@ def test_a_damaged_table_is_named(tmp_path: Path) -> None:
     params = {"scale": "tiny", "about": "", "papers": {}}
     with pytest.raises(UserError, match=r"table\.json: the table lacks 'paper'"):
         page.run(JobContext(0, report_inputs.Machine(), params, {"tables/a/b": tmp_path}, tmp_path))
+
+
+def test_world_section_lists_every_archive_and_a_shared_picture_once(tiny: tuple[JobContext, str]) -> None:
+    _, text = tiny
+    section = text[text.index('<section id="world">') :]
+    assert section.count('<figure class="preview">') == 3
+    assert "50.0 %" in section and "puppy" in section and "a small dog on grass" in section

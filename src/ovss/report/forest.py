@@ -12,7 +12,7 @@ from ovss.report import formats
 from ovss.report.colours import CONTRADICTED, INCONCLUSIVE, INK, LINE, MUTED, NOT_RUN, PAPER, SUPPORTED
 
 _COLOURS = {"supported": SUPPORTED, "contradicted": CONTRADICTED, "inconclusive": INCONCLUSIVE, "not_run": NOT_RUN}
-_WIDTH, _LEFT, _RIGHT, _STEP, _TOP = 420, 94, 146, 19, 6
+_WIDTH, _LEFT, _RIGHT, _STEP, _TOP = 424, 92, 154, 19, 6
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,12 @@ def memory(size: float | None) -> str:
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
 
 
+def title(name: str) -> str:
+    """A table's id in words: table5a is Table 5a, readme_results is readme results."""
+    found = re.fullmatch(r"table_?(\w+)", name)
+    return f"Table {found[1]}" if found else name.replace("_", " ")
+
+
 def slug(*parts: str) -> str:
     """An identifier for anchors and file names, from letters, digits and dashes."""
     return "-".join(re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-") or "x" for part in parts)

@@ -170,8 +170,13 @@ def _photo(path: Path) -> str:
             small = image.convert("RGB").resize(_size(*image.size), Image.Resampling.LANCZOS)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: this image cannot be read ({error}); prepare the data set again") from error
+    return jpeg_uri(small)
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    """A JPEG data URI."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80, optimize=True)
+    image.save(buffer, "JPEG", quality=78, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -182,11 +187,6 @@ def _map(labels: npt.NDArray[np.uint8], view: View) -> str:
     values, ranks = np.unique(small, return_inverse=True)
     picture = Image.fromarray(ranks.reshape(small.shape).astype(np.uint8))
     picture.putpalette(view.colours[values].reshape(-1).tolist())
-    return png_uri(picture)
-
-
-def png_uri(image: Image.Image) -> str:
-    """A PNG data URI."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", optimize=True)
+    picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

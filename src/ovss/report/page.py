@@ -88,7 +88,7 @@ class Page:
             loader=PackageLoader("ovss.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True, keep_trailing_newline=True,
         )  # fmt: skip
-        environment.filters["cell_anchor"] = _cell_anchor
+        environment.filters |= {"cell_anchor": _cell_anchor, "table_title": formats.title}
         known = self.params["papers"]
         papers = [self._paper(name, known.get(name, {})) for name in dict.fromkeys([*known, *self.grids])]
         return environment.get_template("page.html").render(
@@ -97,7 +97,7 @@ class Page:
             papers=papers, cells=summary.cell_counts(grid for grids in self.grids.values() for grid in grids),
             claims=summary.claim_counts(claim for claims in self.inputs.claims.values() for claim in claims),
             marks=summary.MARKS, words=summary.WORDS, per_class=self._per_class(), curves=self._curves(),
-            galleries=self._galleries(), worlds=world.load(self.inputs.worlds),
+            galleries=self._galleries(), world=world.load(self.inputs.worlds),
             entries=list(self.entries.values()), package_sets=origins.package_sets(self.entries.values()),
         )  # fmt: skip
 

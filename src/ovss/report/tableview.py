@@ -189,11 +189,10 @@ def _own(cell: Mapping[str, Any], column: Column, scale: str, used: list[Entry])
     if not formats.is_number(ours):
         return Cell("computed", text=str(ours), tooltip=used[0].tooltip if used else "")
     known = formats.is_number(cell.get("low")) and formats.is_number(cell.get("high"))
-    low, high = (float(cell[end] if known else ours) for end in ("low", "high"))
+    low, high = (float(cell[end]) if known else float(ours) for end in ("low", "high"))
     interval = f"{formats.number(low, column.places)} – {formats.number(high, column.places)}" if known else ""
-    published = cell.get("published")
-    compare = scale == "full" and formats.is_number(published)
-    target = float(published) if compare else 0.0
+    compare = scale == "full" and formats.is_number(cell.get("published"))
+    target = float(cell["published"]) if compare else 0.0
     return Cell(
         "computed",
         text=formats.number(ours, column.places),
@@ -203,9 +202,14 @@ def _own(cell: Mapping[str, Any], column: Column, scale: str, used: list[Entry])
         verdict=cell.get("verdict", "") if compare else "",
         difference=formats.signed(ours - target, column.places) if compare else "",
         anchor=used[0].anchor if used else "",
-        tooltip=used[0].tooltip if used else "no origin was handed to this page",
+        tooltip=used[0].tooltip if used else _without_origin(cell),
         value=float(ours),
     )
+
+
+def _without_origin(cell: Mapping[str, Any]) -> str:
+    keys = keys_of(cell)
+    return f"key {', '.join(keys)}; its origin was not handed to this page" if keys else "computed from other cells"
 
 
 def _percent(value: float, top: float) -> float:

@@ -10,59 +10,71 @@ from typing import Any
 from PIL import Image
 
 from ovss.errors import UserError
-from ovss.report.formats import flat, is_number
-from ovss.report.gallery import png_uri
+from ovss.report.gallery import jpeg_uri
 from ovss.report.inputs import read_json
 
-_SIDE, _PREVIEWS, _CAPTIONS = 720, 3, 12
+_WIDTH, _CAPTIONS = 880, 16
+SPLIT = "val"
+"""The split whose frequencies are shown: the one that rows are evaluated on."""
 
 
 @dataclass(frozen=True)
 class World:
-    """What one world job tells about itself."""
+    """What the world jobs of a scale tell about it.
 
-    names: list[str]
-    facts: list[tuple[str, str]]
-    frequencies: list[tuple[str, float, float]]
+    datasets: (name, validation images). classes: (name, percent of the validation images of each data set that show
+    it). synonyms: (class, other words in captions). previews: (name, data URI).
+    """
+
+    datasets: list[tuple[str, int]]
+    classes: list[tuple[str, list[float]]]
     captions: list[str]
+    synonyms: list[tuple[str, str]]
     previews: list[tuple[str, str]]
 
 
-def load(directories: Mapping[str, Path]) -> list[World]:
-    """The worlds of some world jobs; jobs that tell the same (several archives of one world) are listed once.
+def load(directories: Mapping[str, Path]) -> World | None:
+    """Join what the world jobs tell (one per archive, all of one world); None without any.
 
     Raises:
         UserError: a world.json or a preview is damaged.
     """
-    found: dict[str, tuple[list[str], Path, dict[str, Any]]] = {}
-    for name, directory in directories.items():
-        if (directory / "world.json").is_file():
-            told = read_json(directory / "world.json")
-            same = {key: told[key] for key in ("frequencies", "captions") if key in told}
-            found.setdefault(repr(sorted(same.items())), ([], directory, told))[0].append(name)
-    return [_world(names, directory, told) for names, directory, told in found.values()]
+    found = [(path, read_json(path / "world.json")) for path in directories.values() if (path / "world.json").is_file()]
+    if not found:
+        return None
+    worlds = [world for _, world in found]
+    splits = {name: counts for world in worlds for name, counts in world.get("frequencies", {}).items()}
+    counted = {name: counts[SPLIT] for name, counts in sorted(splits.items()) if counts.get(SPLIT, {}).get("images")}
+    captions = dict.fromkeys(text for world in worlds for text in world.get("captions", []))
+    names = worlds[0].get("classes", [])
+    return World(
+        datasets=[(name, int(counts["images"])) for name, counts in counted.items()],
+        classes=[(name, [_percent(counts, name) for counts in counted.values()]) for name in names],
+        captions=list(captions)[:_CAPTIONS],
+        synonyms=[(name, ", ".join(words)) for name, words in worlds[0].get("synonyms", {}).items()],
+        previews=_previews([path for path, _ in found]),
+    )
 
 
-def _world(names: list[str], directory: Path, told: Mapping[str, Any]) -> World:
-    counts = {str(name): float(value) for name, value in dict(told.get("frequencies", {})).items() if is_number(value)}
-    top = max(counts.values(), default=0.0) or 1.0
-    captions = [_caption(entry) for entry in list(told.get("captions", []))[:_CAPTIONS]]
-    facts = [(name, str(value)) for name, value in flat(told).items() if isinstance(value, str | int | float)
-             and not name.startswith(("frequencies", "captions"))]  # fmt: skip
-    previews = [(path.stem, _picture(path)) for path in sorted(directory.rglob("*.png"))[:_PREVIEWS]]
-    return World(names, facts, [(name, value, round(100 * value / top, 1)) for name, value in counts.items()],
-                 captions, previews)  # fmt: skip
+def _percent(counts: Mapping[str, Any], name: str) -> float:
+    return round(100 * float(counts.get("in_images", {}).get(name, 0)) / float(counts["images"]), 1)
 
 
-def _caption(entry: Any) -> str:
-    return str(entry.get("caption", entry)) if isinstance(entry, Mapping) else str(entry)
+def _previews(directories: list[Path]) -> list[tuple[str, str]]:
+    """Every picture once: several archives of one world come with the same sprites."""
+    pictures: dict[bytes, Path] = {}
+    for directory in directories:
+        for path in sorted(directory.glob("*.png")):
+            pictures.setdefault(path.read_bytes(), path)
+    paths = sorted(pictures.values(), key=lambda path: path.name)
+    return [(path.stem.replace("_", " ", 1), _picture(path)) for path in paths]
 
 
 def _picture(path: Path) -> str:
     try:
         with Image.open(path) as image:
-            scale = min(1.0, _SIDE / max(image.size))
+            scale = min(1.0, _WIDTH / image.width)
             size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            return png_uri(image.convert("RGB").resize(size, Image.Resampling.LANCZOS).quantize(128))
+            return jpeg_uri(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path}: no readable preview ({error}); delete the folder and rerun its job") from error
