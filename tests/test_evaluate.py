@@ -76,18 +76,13 @@ def item(project: Path, out: Path, row: str, shard=(0, 1), names: str = "text", 
     params = {
         "method": "dense_clip",
         "settings": method_settings,
-        "dataset": {"name": "own", "labels": {"kind": "identity"}, "num_classes": 4, "background": True},
+        "dataset": {"name": "own", "labels": {"kind": "identity", "classes": 4}, "num_classes": 4, "background": True},
         "protocol": {**PROTOCOL, **own, **changes},
         "shard": list(shard),
         "examples": 2,
     }
     inputs = {"model": project / "model", "source": project / "source", "text": project / names}
     return Item(params, inputs, out)
-
-
-@pytest.fixture(autouse=True)
-def identity_labels(monkeypatch) -> None:
-    monkeypatch.setattr(evaluate, "lookup_table", lambda spec: np.arange(256, dtype=np.uint8))
 
 
 def run(items: dict[str, Item], machine: Machine | None = None) -> dict[str, dict]:
@@ -104,9 +99,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def whole(project: Path, tmp_path_factory) -> Path:
     """All rows in one pass."""
     out = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "lookup_table", lambda spec: np.arange(256, dtype=np.uint8))
-        facts = run({row: item(project, out / row, row) for row in ROWS})
+    facts = run({row: item(project, out / row, row) for row in ROWS})
     assert {name: fact["images"] for name, fact in facts.items()} == dict.fromkeys(ROWS, 5)
     return out
 
@@ -151,8 +144,8 @@ def test_shards_together_are_the_whole(project: Path, whole: Path, tmp_path: Pat
 
 def test_permuting_the_classes_permutes_the_result(project: Path, whole: Path, tmp_path: Path) -> None:
     run({"row": item(project, tmp_path / "row", "sclip", names="reversed")})
-    straight, backwards = (np.array(Image.open(folder / "examples/im0.png")) for folder in (whole / "sclip",
-                                                                                           tmp_path / "row"))  # fmt: skip
+    folders = (whole / "sclip", tmp_path / "row")
+    straight, backwards = (np.array(Image.open(folder / "examples/im0.png")) for folder in folders)
     assert (straight == 3 - backwards).mean() > 0.999
     assert len(np.unique(straight)) > 1
 

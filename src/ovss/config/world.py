@@ -14,33 +14,40 @@ class _Strict(BaseModel):
 class SceneStyle(_Strict):
     """What the scenes of one data set look like."""
 
-    kind: Literal["any", "street"] = Field("any", description="background layouts: any, or street scenes with a road")
-    things: list[float] = Field([0.1, 0.35, 0.3, 0.25], description="weights of 0, 1, 2, ... things in a scene")
-    sizes: tuple[float, float] = Field((0.22, 0.55), description="side of a thing, in short sides of the scene")
-    main: float = Field(1.35, description="factor on the size of the main thing")
-    centred: float = Field(0.4, ge=0, le=1, description="0: the main thing anywhere, 1: in the centre")
-    habitat: float = Field(0.6, ge=0, le=1, description="share of things that stand where their class belongs")
-    brightness: tuple[float, float] = Field((0.7, 1.2), description="range of the light's strength")
-    tint: float = Field(0.07, ge=0, description="standard deviation of the light's colour")
-    shading: float = Field(0.4, ge=0, description="largest fall of light from one side to the other")
-    colour_noise: float = Field(12.0, ge=0, description="standard deviation of a scheme's colours, of 255")
-    odd_colours: float = Field(0.05, ge=0, le=1, description="share of surfaces in the colours of another class")
-    grain: tuple[float, float] = Field((2.0, 9.0), description="range of the film grain's standard deviation, of 255")
+    kind: Literal["any", "street"] = Field(
+        default="any", description="background layouts: any, or street scenes with a road"
+    )
+    things: list[float] = Field(default=[0.1, 0.35, 0.3, 0.25], description="weights of 0, 1, 2, ... things in a scene")
+    sizes: tuple[float, float] = Field(default=(0.22, 0.55), description="side of a thing, in short sides of the scene")
+    main: float = Field(default=1.35, description="factor on the size of the main thing")
+    centred: float = Field(default=0.4, ge=0, le=1, description="0: the main thing anywhere, 1: in the centre")
+    habitat: float = Field(default=0.6, ge=0, le=1, description="share of things that stand where their class belongs")
+    brightness: tuple[float, float] = Field(default=(0.7, 1.2), description="range of the light's strength")
+    tint: float = Field(default=0.07, ge=0, description="standard deviation of the light's colour")
+    shading: float = Field(default=0.4, ge=0, description="largest fall of light from one side to the other")
+    colour_noise: float = Field(default=12.0, ge=0, description="standard deviation of a scheme's colours, of 255")
+    schemes: int = Field(default=3, ge=1, description="colour schemes in use per class (some classes have up to 6)")
+    odd_colours: float = Field(
+        default=0.05, ge=0, le=1, description="share of surfaces in the colours of another class"
+    )
+    grain: tuple[float, float] = Field(
+        default=(2.0, 9.0), description="range of the film grain's standard deviation, of 255"
+    )
 
 
 class CaptionStyle(_Strict):
     """How captions are worded."""
 
-    main: float = Field(0.95, description="probability that the largest thing is named")
-    others: float = Field(0.2, description="probability for each other thing")
-    stuff: float = Field(0.3, description="probability for each stuff class when a thing is named")
-    alone: float = Field(0.95, description="probability for the largest stuff class when no thing is named")
-    synonym: float = Field(0.25, description="probability of another noun than the class name")
-    wrong: float = Field(0.1, description="probability of a noun for a class that is not in the image")
-    tails: float = Field(0.35, description="probability of a phrase that has nothing to do with the image")
-    template: float = Field(0.5, description="probability of a prompt template around the phrase")
-    thing_area: float = Field(0.02, description="smallest share of the view at which a thing is nameable")
-    stuff_area: float = Field(0.08, description="smallest share of the view at which stuff is nameable")
+    main: float = Field(default=0.95, description="probability that the largest thing is named")
+    others: float = Field(default=0.2, description="probability for each other thing")
+    stuff: float = Field(default=0.3, description="probability for each stuff class when a thing is named")
+    alone: float = Field(default=0.95, description="probability for the largest stuff class when no thing is named")
+    synonym: float = Field(default=0.25, description="probability of another noun than the class name")
+    wrong: float = Field(default=0.1, description="probability of a noun for a class that is not in the image")
+    tails: float = Field(default=0.35, description="probability of a phrase that has nothing to do with the image")
+    template: float = Field(default=0.5, description="probability of a prompt template around the phrase")
+    thing_area: float = Field(default=0.02, description="smallest share of the view at which a thing is nameable")
+    stuff_area: float = Field(default=0.08, description="smallest share of the view at which stuff is nameable")
 
 
 class WorldData(_Strict):
@@ -50,33 +57,33 @@ class WorldData(_Strict):
     train: int = Field(ge=1, description="training images")
     val: int = Field(ge=1, description="validation images")
     shapes: list[tuple[int, int, float]] = Field(
-        [(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
+        default=[(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
     )
-    style: SceneStyle = Field(SceneStyle(), description="the scenes")
+    style: SceneStyle = Field(default=SceneStyle(), description="the scenes")
     values: dict[str, int] = Field(description="raw label value of each class, as the original's annotation encodes it")
 
 
 class WorldParams(_Strict):
     """The world: its drawings, its data sets, its captions."""
 
-    variants: int = Field(48, ge=1, description="sprites per class; a quarter as many tiles per stuff class")
+    variants: int = Field(default=48, ge=1, description="sprites per class; a quarter as many tiles per stuff class")
     data: dict[str, WorldData] = Field(description="archive name -> what to write")
-    captions: CaptionStyle = Field(CaptionStyle(), description="captions of the caption files")
-    caption_style: SceneStyle = Field(SceneStyle(), description="scenes behind the caption files")
-    cc3m: int = Field(3000, ge=1, description="lines of Train_GCC-training.tsv")
-    cc12m: int = Field(6000, ge=1, description="lines of cc12m.tsv")
+    captions: CaptionStyle = Field(default=CaptionStyle(), description="captions of the caption files")
+    caption_style: SceneStyle = Field(default=SceneStyle(), description="scenes behind the caption files")
+    cc3m: int = Field(default=3000, ge=1, description="lines of Train_GCC-training.tsv")
+    cc12m: int = Field(default=6000, ge=1, description="lines of cc12m.tsv")
 
 
 class ViewParams(_Strict):
     """Training views: crops of scenes with captions that are true for the crop."""
 
-    variants: int = Field(48, ge=1, description="sprites per class, the same as the world's")
-    style: SceneStyle = Field(SceneStyle(), description="the scenes")
-    captions: CaptionStyle = Field(CaptionStyle(), description="the captions")
-    zoom: float = Field(0.9, ge=0, le=1, description="probability of a crop instead of the whole scene")
-    crop: tuple[float, float] = Field((0.25, 0.8), description="side of a crop, log-uniform, in short sides")
-    aimed: float = Field(0.75, ge=0, le=1, description="share of crops that are centred on a thing")
-    crops_per_scene: int = Field(4, ge=1, description="views taken from one scene")
+    variants: int = Field(default=48, ge=1, description="sprites per class, the same as the world's")
+    style: SceneStyle = Field(default=SceneStyle(), description="the scenes")
+    captions: CaptionStyle = Field(default=CaptionStyle(), description="the captions")
+    zoom: float = Field(default=0.9, ge=0, le=1, description="probability of a crop instead of the whole scene")
+    crop: tuple[float, float] = Field(default=(0.25, 0.8), description="side of a crop, log-uniform, in short sides")
+    aimed: float = Field(default=0.75, ge=0, le=1, description="share of crops that are centred on a thing")
+    crops_per_scene: int = Field(default=4, ge=1, description="views taken from one scene")
 
 
 class Schedule(_Strict):
@@ -84,53 +91,57 @@ class Schedule(_Strict):
 
     steps: int = Field(ge=1, description="optimiser steps")
     batch: int = Field(ge=2, description="views per step")
-    lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    scalar_lr: float = Field(10.0, gt=0, description="factor on the rate of scalars, that is CLIP's logit scale")
-    warmup: float = Field(0.08, ge=0, lt=1, description="share of the steps with a rising learning rate")
-    weight_decay: float = Field(0.1, ge=0, description="AdamW weight decay of matrices")
-    beta2: float = Field(0.98, gt=0, lt=1, description="AdamW second-moment decay")
-    clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights, 0 = off")
-    log_every: int = Field(50, ge=1, description="steps between lines of curves.csv")
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    scalar_lr: float = Field(
+        default=10.0, gt=0, description="factor on the rate of scalars, that is CLIP's logit scale"
+    )
+    warmup: float = Field(default=0.08, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(default=0.1, ge=0, description="AdamW weight decay of matrices")
+    beta2: float = Field(default=0.98, gt=0, lt=1, description="AdamW second-moment decay")
+    clip: float = Field(default=1.0, gt=0, description="largest gradient norm")
+    ema: float = Field(default=0.0, ge=0, lt=1, description="decay of averaged weights, 0 = off")
+    log_every: int = Field(default=50, ge=1, description="steps between lines of curves.csv")
 
 
 class ClipTrainParams(_Strict):
     """A small CLIP trained from nothing on the world's views."""
 
-    views: ViewParams = Field(ViewParams(), description="what it sees")
+    views: ViewParams = Field(default=ViewParams(), description="what it sees")
     schedule: Schedule = Field(description="optimiser")
-    embed_dim: int = Field(96, description="joint dimension")
-    image_size: int = Field(64, description="input side in pixels")
-    patch_size: int = Field(8, description="patch side in pixels")
-    width: int = Field(128, description="vision width")
-    layers: int = Field(4, description="vision blocks")
-    head_width: int = Field(32, description="vision head size")
-    mlp_ratio: float = Field(2.0, gt=0, description="hidden width of the vision blocks' feed-forward part, in widths")
-    text_width: int = Field(64, description="text width")
-    text_layers: int = Field(2, description="text blocks")
-    text_heads: int = Field(2, description="text heads")
-    context_length: int = Field(32, description="text tokens")
-    merges: int = Field(600, description="byte-pair merges learnt from the captions")
-    patch_dropout: float = Field(0.5, ge=0, lt=1, description="share of patches left out while training (FLIP)")
-    unmasked: float = Field(0.1, ge=0, le=1, description="share of the steps, at the end, with all patches")
-    position_std: float = Field(0.02, ge=0, description="initial spread of the position embeddings")
-    quick_gelu: bool = Field(False, description="QuickGELU as OpenAI's weights, else GELU")
-    val_views: int = Field(200, ge=1, description="held-out views for the curves")
+    embed_dim: int = Field(default=96, description="joint dimension")
+    image_size: int = Field(default=64, description="input side in pixels")
+    patch_size: int = Field(default=8, description="patch side in pixels")
+    width: int = Field(default=128, description="vision width")
+    layers: int = Field(default=4, description="vision blocks")
+    head_width: int = Field(default=32, description="vision head size")
+    mlp_ratio: float = Field(
+        default=2.0, gt=0, description="hidden width of the vision blocks' feed-forward part, in widths"
+    )
+    text_width: int = Field(default=64, description="text width")
+    text_layers: int = Field(default=2, description="text blocks")
+    text_heads: int = Field(default=2, description="text heads")
+    context_length: int = Field(default=32, description="text tokens")
+    merges: int = Field(default=600, description="byte-pair merges learnt from the captions")
+    patch_dropout: float = Field(default=0.5, ge=0, lt=1, description="share of patches left out while training (FLIP)")
+    unmasked: float = Field(default=0.1, ge=0, le=1, description="share of the steps, at the end, with all patches")
+    position_std: float = Field(default=0.02, ge=0, description="initial spread of the position embeddings")
+    quick_gelu: bool = Field(default=False, description="QuickGELU as OpenAI's weights, else GELU")
+    val_views: int = Field(default=200, ge=1, description="held-out views for the curves")
 
 
 class DinoTrainParams(_Strict):
     """A small self-distilled ViT (DINO) trained from nothing on the world's views."""
 
-    views: ViewParams = Field(ViewParams(), description="what it sees")
+    views: ViewParams = Field(default=ViewParams(), description="what it sees")
     schedule: Schedule = Field(description="optimiser")
-    width: int = Field(64, description="width")
-    layers: int = Field(4, description="blocks")
-    heads: int = Field(2, description="heads")
-    image_size: int = Field(64, description="input side in pixels")
-    patch_size: int = Field(8, description="patch side in pixels")
-    prototypes: int = Field(256, description="output dimension of the head")
-    local_crops: int = Field(2, ge=0, description="small crops per image, seen by the student only")
-    momentum: float = Field(0.99, description="first value of the teacher's averaging, rising to 1")
-    student_temperature: float = Field(0.1, description="softmax temperature of the student")
-    teacher_temperature: float = Field(0.05, description="softmax temperature of the teacher")
-    patch_loss: float = Field(1.0, ge=0, description="weight of the masked-patch loss (iBOT)")
+    width: int = Field(default=64, description="width")
+    layers: int = Field(default=4, description="blocks")
+    heads: int = Field(default=2, description="heads")
+    image_size: int = Field(default=64, description="input side in pixels")
+    patch_size: int = Field(default=8, description="patch side in pixels")
+    prototypes: int = Field(default=256, description="output dimension of the head")
+    local_crops: int = Field(default=2, ge=0, description="small crops per image, seen by the student only")
+    momentum: float = Field(default=0.99, description="first value of the teacher's averaging, rising to 1")
+    student_temperature: float = Field(default=0.1, description="softmax temperature of the student")
+    teacher_temperature: float = Field(default=0.05, description="softmax temperature of the teacher")
+    patch_loss: float = Field(default=1.0, ge=0, description="weight of the masked-patch loss (iBOT)")

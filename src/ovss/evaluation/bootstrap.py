@@ -1,8 +1,10 @@
-"""Bootstrap over images: percentile intervals of a metric and of the difference of two rows.
+"""Bayesian bootstrap over images: percentile intervals of a metric and of the difference of two rows.
 
-A resample draws n of the n images with replacement. Only how often each image is drawn matters, so the class areas of
-R resamples are one matrix product, weights (R, n) @ areas (n, 3 C). All numbers in it are whole and below 2^53: the
-sums are exact, whatever the order in which the linear algebra library adds.
+A resample weighs the n images with independent exponential weights (Rubin 1981, The Bayesian Bootstrap). Drawing
+images with replacement would lose the classes that few images hold from the mean, which shifts the interval of an mIoU
+away from its value; with weights every class stays in every resample. The class areas of R resamples are one matrix
+product, weights (R, n) @ areas (n, 3 C). The weights are whole (in 1/1024), so all numbers in it are whole and below
+2^53: the sums are exact, whatever the order in which the linear algebra library adds.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from ovss.evaluation.metrics import Absent, FloatArray, metric
 # Resamples drawn at a time, each block from its own random stream: bounds memory, and a longer run begins with the
 # resamples of a shorter one.
 _BLOCK = 50
+_UNIT = 1024
+"""Weights are multiples of 1 / _UNIT of the mean weight, at least one."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +53,21 @@ def mean(parts: Sequence[Resampled]) -> Resampled:
 
 
 def image_weights(images: Sequence[str], seed: int, block: int, rows: int) -> FloatArray:
-    """How often each image is drawn in ``rows`` resamples, (rows, n) float64 with row sums n.
+    """Weight of each image in ``rows`` resamples, (rows, n) float64: whole, at least 1, exponential with mean 1024.
 
     The stream is seeded by the seed, the image ids and the block: equal image lists share their resamples, which
     pairs rows and data sets on the same images; different lists are resampled independently.
     """
-    n = len(images)
     digest = hashlib.sha256("\n".join(images).encode()).digest()
     random = np.random.default_rng([seed, int.from_bytes(digest[:8], "little"), block])
-    drawn = random.integers(0, n, size=(rows, n))
-    flat = (drawn + n * np.arange(rows)[:, None]).ravel()
-    return np.bincount(flat, minlength=rows * n).reshape(rows, n).astype(np.float64)
+    drawn = random.standard_exponential(size=(rows, len(images)))
+    return np.maximum(1.0, np.rint(_UNIT * drawn))
 
 
 def resample(
     counts: ConfusionCounts, metric_name: str = "miou", absent: Absent = "skip", seed: int = 0, resamples: int = 1000
 ) -> Resampled:
     """Compute a metric on all images and on resamples of them.
-
-    A resample on which the metric is undefined (no labelled pixel was drawn) takes the value of the whole split.
 
     Raises:
         UserError: no images, no labelled pixel, or no resamples asked for.
@@ -88,7 +88,7 @@ def resample(
     for block, start in enumerate(range(0, resamples, _BLOCK)):
         weights = image_weights(counts.images, seed, block, _BLOCK)[: resamples - start]
         values[start : start + _BLOCK] = scores(weights @ areas)
-    return Resampled(value, np.where(np.isfinite(values), values, value))
+    return Resampled(value, values)
 
 
 def interval(

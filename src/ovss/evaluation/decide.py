@@ -3,7 +3,7 @@
 SCLIP's and ClearCLIP's post-processing: scores at the wanted size times the logit scale, softmax over all queries, per
 class the largest of its queries, arg max; pixels whose winner is below a probability become class 0; SCLIP also drops
 classes that cover too little of the foreground. The arg max needs no softmax, and the winner's probability is
-exp(s * max - logsumexp(s * scores)); so nothing but the scores of a band of rows is ever held.
+exp(max - logsumexp) of the scaled scores; so nothing but the scores of a band of rows is ever held.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def decide(
     Returns:
         (H, W) uint8, or int16 for more than 256 classes.
     """
-    columns = stitch_columns(scores, grid, size[1])
+    columns = stitch_columns(scores * protocol.logit_scale, grid, size[1])
     winners, certainty = _winners(columns, grid, size, protocol)
     labels = vocabulary.query_class[winners]
     if protocol.area_threshold > 0:
@@ -62,13 +62,13 @@ def _winners(
     rows = max(1, BAND_VALUES // (columns.shape[1] * columns.shape[2]))
     for start in range(0, size[0], rows):
         band = stitch_rows(columns, grid, size[0], start, start + rows)
-        total = torch.logsumexp(band * protocol.logit_scale, dim=1) if protocol.prob_threshold > 0 else None
+        total = torch.logsumexp(band, dim=1) if protocol.prob_threshold > 0 else None
         if suppressed is not None:
             band[:, suppressed] = -torch.inf
         top, index = band.max(dim=1)
         best.append(index)
         if total is not None:
-            certainty.append(torch.exp(top * protocol.logit_scale - total))
+            certainty.append(torch.exp(top - total))
     return torch.cat(best), torch.cat(certainty) if certainty else None
 
 

@@ -153,7 +153,7 @@ def _colours(rng: Rng, style: SceneStyle, indices: list[int]) -> NDArray[np.uint
     tables = np.zeros((len(indices), 256, 4), np.uint8)
     for k, index in enumerate(indices):
         odd = rng.random() < style.odd_colours
-        schemes = SCHEMES[int(rng.integers(len(SCHEMES)))] if odd else SCHEMES[index]
+        schemes = SCHEMES[int(rng.integers(len(SCHEMES))) if odd else index][: style.schemes]
         noise = rng.standard_normal((3, 2, 3), np.float32) * np.float32(style.colour_noise)
         tables[k, :, :3] = colour_table(schemes[int(rng.integers(len(schemes)))] + noise, light)
     return tables
