@@ -75,7 +75,9 @@ class Scenario:
 
     def environment(self, folder: Path) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        who = {f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        who = {
+            f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+        }
         return {**os.environ, **who, "PATH": path, "PYTHONPATH": str(folder / "src"), "OVSS_JOB_LOG": str(self.log),
                 "OVSS_DEVICE": "cpu", "OVSS_CHECK_CLOSURE": "1"}  # fmt: skip
 

@@ -106,11 +106,11 @@ def test_real_pairs_reach_a_table_cell(prepared: Path, root: Path, tmp_path: Pat
     inputs = {"model": model, "source": prepared, "text": texts}
     params = dict(planned[0].params) | {"shard": [0, 1]}
     evaluate.run(JobContext(0, Machine(), items={"r": Item(params, inputs, row)}, finish=lambda *_: None))
+    line = {"id": "baseline", "labels": {}, "kind": "run", "note": None, "method": "dense_clip", "settings": {},
+            "protocol": "sclip", "derived": None, "published": {"ADE": 15.6}, "cells": {"ADE": {"inputs": ["rows/0"]}}}
     spec = {"id": "one", "title": "one", "metric": "miou", "unit": "%", "higher_is_better": True, "absent": "skip",
-            "note": None, "key_columns": [], "derived": {}, "columns": [{"id": "ADE", "label": "ADE", "dataset": "ade20k"}],
-            "rows": [{"id": "baseline", "labels": {}, "kind": "run", "note": None, "method": "dense_clip", "settings": {},
-                      "protocol": "sclip", "derived": None, "published": {"ADE": 15.6},
-                      "cells": {"ADE": {"inputs": ["rows/0"]}}}]}  # fmt: skip
+            "note": None, "key_columns": [], "derived": {}, "rows": [line],
+            "columns": [{"id": "ADE", "label": "ADE", "dataset": "ade20k"}]}  # fmt: skip
     shown = {"paper": "freecp", "table": spec, "scale": "full", "tolerance": 0.5,
              "bootstrap": {"resamples": 50, "level": 0.95}}  # fmt: skip
     report_table.run(JobContext(0, Machine(), params=shown, inputs={"rows/0": finished(row)}, out=table))

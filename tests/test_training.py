@@ -17,7 +17,7 @@ from ovss.jobs import JobContext, Machine
 from ovss.training import clip, dino
 from ovss.training.bpe import learn_merges, load_tokenizer, write_merges
 from ovss.training.loop import Curves, fit, learning_rate, open_curves
-from ovss.training.views import batch_of_step, make_batch, normalise
+from ovss.training.views import TRAIN, Views, normalise
 from ovss.world.captions import templates
 from ovss.world.classes import CLASSES, nouns
 
@@ -96,17 +96,18 @@ def test_cut_texts_have_the_features_of_whole_ones(tmp_path: Path) -> None:
 
 
 def test_views_depend_on_the_step_only() -> None:
-    later = batch_of_step(5, 7, 6, 16, VIEWS)
-    batch_of_step(5, 1, 6, 16, VIEWS)
-    again = batch_of_step(5, 7, 6, 16, VIEWS)
+    views = Views(5, TRAIN, VIEWS)
+    later = views.batch(7, 6, 16)
+    views.batch(1, 6, 16)
+    again, fresh = views.batch(7, 6, 16), Views(5, TRAIN, VIEWS).batch(7, 6, 16)
     assert np.array_equal(later.images, again.images)
-    assert [c.text for c in later.captions] == [c.text for c in again.captions]
+    assert np.array_equal(later.images, fresh.images)
+    assert [c.text for c in later.captions] == [c.text for c in fresh.captions]
 
 
-def test_steps_share_no_scene_and_streams_differ() -> None:
-    batches = [batch_of_step(5, 0, 6, 16, VIEWS), batch_of_step(5, 1, 6, 16, VIEWS), make_batch(5, 99, 0, 6, 16, VIEWS)]
-    images = {image.tobytes() for batch in batches for image in batch.images}
-    assert len(images) == 18
+def test_no_view_is_seen_twice_and_streams_differ() -> None:
+    batches = [Views(5, stream, VIEWS).batch(step, 6, 16) for stream in (TRAIN, 99) for step in range(5)]
+    assert len({image.tobytes() for batch in batches for image in batch.images}) == 60
 
 
 def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:

@@ -28,7 +28,7 @@ class Origin:
     @property
     def files(self) -> Mapping[str, str]:
         """sha256 by path relative to the output directory."""
-        return self.record["files"]  # type: ignore[no-any-return]
+        return self.record["files"]
 
 
 def sha256(path: Path) -> str:
@@ -70,7 +70,9 @@ def read(directory: Path) -> Origin:
         record = json.loads(path.read_text(encoding="utf-8"))
         sealed = record["seal"] == _seal(record) and isinstance(record["files"], dict)
     except FileNotFoundError:
-        raise UserError(f"{path}: missing, so nothing says how this output was made; delete the folder and rerun") from None
+        raise UserError(
+            f"{path}: missing, so nothing says how this output was made; delete the folder and rerun"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not an origin record ({error}); run 'ovss verify --repair'") from error
     if not sealed:

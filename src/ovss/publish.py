@@ -1,4 +1,4 @@
-"""Copies of finished tables, claims and the report under stable names in ``results/``, and the summary in the terminal."""
+"""Copies of finished tables, claims and the report under stable names in ``results/``, and the summary of them."""
 
 from __future__ import annotations
 

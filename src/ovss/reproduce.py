@@ -83,8 +83,11 @@ def reproduce(root: Path, force_unlock: bool = False) -> int:
         _restore_missing(root, dvc)
         done = subprocess.run([*dvc, "repro"], cwd=root, env=environment, check=False)
     if done.returncode:
-        print("ovss: the run did not finish; the messages above and logs/ say why. What is done stays done: "
-              "mend it and run the same command again.", file=sys.stderr)
+        print(
+            "ovss: the run did not finish; the messages above and logs/ say why. What is done stays done: "
+            "mend it and run the same command again.",
+            file=sys.stderr,
+        )
         return 1
     print(summary(plan, root))
     return 0

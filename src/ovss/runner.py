@@ -60,6 +60,7 @@ def _device(asked: str) -> str:
 
 def commit(root: Path) -> str:
     """The commit of the working tree, with '-dirty' where tracked files differ from it; 'unknown' outside Git."""
+
     def git(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
 
@@ -119,8 +120,10 @@ def _temporary(jobs: Sequence[Job], root: Path) -> Iterator[dict[str, Path]]:
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}:
             raise
-        raise UserError(f"{error.filename or root / 'work'}: cannot be written ({error.strerror}); make room or "
-                        "mend the permissions and run the same command again") from error
+        raise UserError(
+            f"{error.filename or root / 'work'}: cannot be written ({error.strerror}); make room or "
+            "mend the permissions and run the same command again"
+        ) from error
     finally:
         for folder in folders.values():
             shutil.rmtree(folder, ignore_errors=True)

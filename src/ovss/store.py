@@ -69,8 +69,11 @@ def _repair_cache(root: Path, damaged: list[Path]) -> list[str]:
         _dvc(root, "fetch")
     for path in names.values():
         shown = path.relative_to(root)
-        lines.append(f"restored {shown} from the DVC remote" if path.is_file() else
-                     f"removed {shown}: no copy of it is left; 'make reproduce' and 'dvc commit' make it again")
+        lines.append(
+            f"restored {shown} from the DVC remote"
+            if path.is_file()
+            else f"removed {shown}: no copy of it is left; 'make reproduce' and 'dvc commit' make it again"
+        )
     return lines
 
 

@@ -35,7 +35,7 @@ class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: 
                 line = key_node.start_mark.line + 1
                 raise yaml.YAMLError(f"key '{key}' is written twice (line {line})")
             seen.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:

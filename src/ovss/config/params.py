@@ -16,8 +16,8 @@ ScaleName = Literal["smoke", "tiny", "small", "full"]
 class Bootstrap(Strict):
     """Paired bootstrap over images."""
 
-    resamples: int = Field(1000, ge=10, description="number of resamples of the images")
-    level: float = Field(0.95, gt=0, lt=1, description="confidence level of every interval")
+    resamples: int = Field(default=1000, ge=10, description="number of resamples of the images")
+    level: float = Field(default=0.95, gt=0, lt=1, description="confidence level of every interval")
 
 
 class Training(Strict):
@@ -31,24 +31,26 @@ class Scale(Strict):
     """One scale of the workflow."""
 
     about: str = Field(description="one sentence for the report: what this scale is")
-    world: WorldParams | None = Field(None, description="the procedurally generated world; null where real data is used")
+    world: WorldParams | None = Field(
+        default=None, description="the procedurally generated world; null where real data is used"
+    )
     train: Training = Field(default_factory=Training, description="models trained from scratch at this scale")
     columns: dict[str, str | None] = Field(
         description="data set (datasets.yaml) behind each column of the papers' tables; null: none yet at this scale"
     )
-    templates: str | None = Field(None, description="prompt templates used in place of every protocol's own")
+    templates: str | None = Field(default=None, description="prompt templates used in place of every protocol's own")
     model_input: int | None = Field(
-        None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"
+        default=None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"
     )
-    model_patch: int | None = Field(None, gt=0, description="patch size to which scaled sizes are rounded")
-    shard_images: int | None = Field(None, gt=0, description="images per evaluation job; null: one job per data set")
-    examples: int = Field(4, ge=0, description="images per data set whose predictions are kept for the gallery")
-    bootstrap: Bootstrap = Field(default_factory=Bootstrap)
+    model_patch: int | None = Field(default=None, gt=0, description="patch size to which scaled sizes are rounded")
+    shard_images: int | None = Field(default=None, gt=0, description="images per evaluation job; null: one job per data set")
+    examples: int = Field(default=4, ge=0, description="images per data set whose predictions are kept for the gallery")
+    bootstrap: Bootstrap = Field(default=Bootstrap())
     tolerance: float | None = Field(
-        None, ge=0, description="largest difference to a published number that counts as within; null: effects only"
+        default=None, ge=0, description="largest difference to a published number that counts as within; null: effects only"
     )
-    papers: list[str] | None = Field(None, description="papers to run; null: all")
-    tables: list[str] | None = Field(None, description="tables to run, as paper.table; null: all")
+    papers: list[str] | None = Field(default=None, description="papers to run; null: all")
+    tables: list[str] | None = Field(default=None, description="tables to run, as paper.table; null: all")
 
 
 class Params(Strict):
@@ -63,7 +65,7 @@ class Params(Strict):
 
     def at(self, scale: str | None = None) -> Scale:
         """The section of one scale (default: the chosen one)."""
-        return getattr(self, scale or self.scale)  # type: ignore[no-any-return]
+        return getattr(self, scale or self.scale)
 
 
 SCALES: tuple[str, ...] = ("smoke", "tiny", "small", "full")

@@ -83,7 +83,7 @@ class ViewParams(_Strict):
     zoom: float = Field(default=0.9, ge=0, le=1, description="probability of a crop instead of the whole scene")
     crop: tuple[float, float] = Field(default=(0.25, 0.8), description="side of a crop, log-uniform, in short sides")
     aimed: float = Field(default=0.75, ge=0, le=1, description="share of crops that are centred on a thing")
-    crops_per_scene: int = Field(default=4, ge=1, description="views taken from one scene")
+    crops_per_scene: int = Field(default=4, ge=1, description="steps for which a scene is cropped anew")
 
 
 class Schedule(_Strict):

@@ -18,7 +18,12 @@ def world_job(project: Project, scale: Scale, archive: str) -> Job:
         raise ValueError(f"{archive} is made by the tiny world, which this scale does not have")
     values = {name: source.world_values for name, source in sorted(project.datasets.sources.items())
               if archive in source.archives and source.world_values}  # fmt: skip
-    params = {**scale.world.model_dump(mode="json"), "data": {archive: scale.world.data[archive].model_dump(mode="json")}, "cc3m": 1, "cc12m": 1}
+    params = {
+        **scale.world.model_dump(mode="json"),
+        "data": {archive: scale.world.data[archive].model_dump(mode="json")},
+        "cc3m": 1,
+        "cc12m": 1,
+    }
     return project.job("world", archive, params, {})
 
 

@@ -99,7 +99,9 @@ def make_plan(project: Project, scale: str | None = None) -> Plan:
     left_out = tuple(at for at in known if not tables.wanted(*at))
     table_jobs = {at: tables.table(project.papers[at[0]], at[1]) for at in known if at not in left_out}
     planned = {paper for paper, _ in table_jobs}
-    claim_jobs = {name: tables.claims(paper) for name, paper in project.papers.items() if paper.claims and name in planned}
+    claim_jobs = {
+        name: tables.claims(paper) for name, paper in project.papers.items() if paper.claims and name in planned
+    }
     report = tables.report(table_jobs, claim_jobs)
     return Plan(name, project.params.seed, report, table_jobs, claim_jobs, tables.cells, left_out)
 

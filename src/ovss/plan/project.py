@@ -59,7 +59,9 @@ class Project:
         papers = {file.stem: load_yaml(file, Paper, root) for file in files}
         for name, paper in papers.items():
             if paper.paper != name:
-                raise UserError(f"papers/{name}.yaml: paper: is '{paper.paper}'; it must equal the file's name '{name}'")
+                raise UserError(
+                    f"papers/{name}.yaml: paper: is '{paper.paper}'; it must equal the file's name '{name}'"
+                )
         return cls(
             root,
             load_params(root),

@@ -22,7 +22,7 @@ def plan_at(root: Path, revision: str | None, scale: str | None) -> dict[str, An
         UserError: the revision does not exist or cannot be planned.
     """
     if revision is None:
-        return json.loads(as_json(load_plan(root, scale)))["jobs"]  # type: ignore[no-any-return]
+        return json.loads(as_json(load_plan(root, scale)))["jobs"]
     with tempfile.TemporaryDirectory(prefix="ovss-plan-") as folder:
         tree = Path(folder) / "tree"
         _git(root, revision, "worktree", "add", "--detach", "--quiet", str(tree), revision)
@@ -35,7 +35,7 @@ def plan_at(root: Path, revision: str | None, scale: str | None) -> dict[str, An
     if made.returncode:
         reason = made.stderr.strip().splitlines()[-1:] or ["no message"]
         raise UserError(f"revision {revision}: cannot be planned: {reason[0]}")
-    return json.loads(made.stdout)["jobs"]  # type: ignore[no-any-return]
+    return json.loads(made.stdout)["jobs"]
 
 
 def _git(root: Path, revision: str, *arguments: str) -> None:

@@ -78,8 +78,8 @@ class Rows:
                 raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
                                name, methods[cell.method])  # fmt: skip
         elif cell.method not in paper.unwritten:
-            raise _unknown(paper, f"{where}.run.method", f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' "
-                           "does not list it", cell.method, {*methods, *paper.unwritten})  # fmt: skip
+            what = f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' does not list it"
+            raise _unknown(paper, f"{where}.run.method", what, cell.method, {*methods, *paper.unwritten})
         if cell.dataset not in columns:
             raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
                            "(full.columns)", cell.dataset, columns)  # fmt: skip
@@ -89,8 +89,10 @@ class Rows:
         dataset = self.project.datasets.datasets.get(name)
         if dataset is None:
             known = ", ".join(sorted(self.project.datasets.datasets))
-            raise UserError(f"params.yaml: {self.project.params.scale}.columns.{cell.dataset}: '{name}' is not a data "
-                            f"set of datasets.yaml; it has: {known}")
+            raise UserError(
+                f"params.yaml: {self.project.params.scale}.columns.{cell.dataset}: '{name}' is not a data "
+                f"set of datasets.yaml; it has: {known}"
+            )
         source = self._source(dataset.source)
         if isinstance(source, str):
             return Empty(source)
@@ -171,4 +173,3 @@ def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:
     words = [params["dataset"]["name"], inputs["model"].name, params["method"], *settings,
              f"s{protocol['short_side']}{window}", protocol["names"]]  # fmt: skip
     return "-".join(words).replace("/", "_").replace(" ", "_")[:150]
-

@@ -126,8 +126,8 @@ class Tables:
             table = paper.tables[claim.better.partition(".")[0]]
             place = paper.columns[better_column]
             higher = table.higher_is_better if place.higher_is_better is None else place.higher_is_better
-            comparisons.append(sides | {"worse_column": worse_column, "absent": table.absent,
-                                        "metric": place.metric or table.metric, "higher_is_better": higher})  # fmt: skip
+            measure = {"metric": place.metric or table.metric, "absent": table.absent, "higher_is_better": higher}
+            comparisons.append(sides | measure | {"worse_column": worse_column})
         keep = {"id", "text", "source", "better", "worse", "kind", "margin"}
         return claim.model_dump(mode="json", include=keep) | {"comparisons": comparisons}
 

@@ -27,7 +27,9 @@ def _select(jobs: Jobs, path: str) -> list[str]:
     wanted = path.removeprefix("./").rstrip("/").removesuffix("/origin.json").removeprefix("work/")
     found = [name for name in jobs if name.removeprefix("work/").startswith(wanted)]
     if not found:
-        raise UserError(f"{path}: no such output in the plan; 'ovss plan' lists the stages, 'ovss plan --json' all of it")
+        raise UserError(
+            f"{path}: no such output in the plan; 'ovss plan' lists the stages, 'ovss plan --json' all of it"
+        )
     return found
 
 
@@ -35,7 +37,9 @@ def _explain(jobs: Jobs, path: str) -> str:
     parts = jobs[path]["parts"]
     lines = [path, f"  command   {parts['command']}"]
     lines += [f"  input     {name} = {directory}" for name, directory in sorted(jobs[path]["inputs"].items())]
-    lines += [f"  parameter {name} = {json.dumps(value, ensure_ascii=False)[:150]}" for name, value in parts["params"].items()]
+    lines += [
+        f"  parameter {name} = {json.dumps(value, ensure_ascii=False)[:150]}" for name, value in parts["params"].items()
+    ]
     lines += [f"  package   {name} {version}" for name, version in parts["packages"].items()]
     lines += [f"  source    {name} {value}" for name, value in parts["sources"].items()]
     return "\n".join(lines)
@@ -43,7 +47,9 @@ def _explain(jobs: Jobs, path: str) -> str:
 
 def _compare(old: Jobs, new: Jobs, path: str, depth: int, seen: set[str]) -> Iterator[str]:
     job = new[path]
-    before = next((other for other in old.values() if (other["stage"], other["name"]) == (job["stage"], job["name"])), None)
+    before = next(
+        (other for other in old.values() if (other["stage"], other["name"]) == (job["stage"], job["name"])), None
+    )
     if before is None:
         yield f"{'  ' * depth}{path}: is new"
         return

@@ -24,7 +24,7 @@ from ovss.config.world import ClipTrainParams
 from ovss.jobs import JobContext
 from ovss.training.bpe import learn_merges, load_tokenizer, write_merges
 from ovss.training.loop import Curves, fit, one_thread, open_curves
-from ovss.training.views import HELD_OUT, MEAN, STD, VOCABULARY, Batch, batch_of_step, make_batch, normalise
+from ovss.training.views import HELD_OUT, MEAN, STD, TRAIN, VOCABULARY, Batch, Views, normalise
 from ovss.world.captions import templates
 from ovss.world.classes import CLASSES, STUFF, nouns
 
@@ -55,7 +55,7 @@ def model_config(params: ClipTrainParams, vocabulary: int) -> dict[str, Any]:
 
 def learn_vocabulary(params: ClipTrainParams, seed: int) -> list[tuple[str, str]]:
     """Merges from captions of a stream that no model is trained on, and from the prompts of all classes."""
-    batch = make_batch(seed, VOCABULARY, 0, CAPTIONS_FOR_MERGES, 16, params.views)
+    batch = Views(seed, VOCABULARY, params.views).batch(0, CAPTIONS_FOR_MERGES, 16)
     prompts = [t.format(noun) for name in CLASSES for noun in nouns(name) for t in templates()]
     return learn_merges([c.text for c in batch.captions] + prompts, params.merges)
 
@@ -115,13 +115,14 @@ def train_clip(params: ClipTrainParams, seed: int, tokenizer: SimpleTokenizer, c
     model = build_model(model_config(params, tokenizer.vocab_size), params.position_std)
     model.train()
     contrast = ClipLoss()
-    held_out = make_batch(seed, HELD_OUT, 0, params.val_views, size, params.views)
+    held_out = Views(seed, HELD_OUT, params.views).batch(0, params.val_views, size)
+    views = Views(seed, TRAIN, params.views)
     unmasked_from = round(schedule.steps * (1 - params.unmasked))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         if params.patch_dropout and step == unmasked_from:
             model.visual.patch_dropout.prob = 0.0
-        batch = batch_of_step(seed, step, schedule.batch, size, params.views)
+        batch = views.batch(step, schedule.batch, size)
         image = model.encode_image(normalise(batch.images), normalize=True)
         text = encode_text(model, tokenizer([c.text for c in batch.captions]))
         loss = contrast(image, text, model.logit_scale.exp())
@@ -146,6 +147,7 @@ def write_model(model: CLIP, config: dict[str, Any], out: Path) -> None:
 def write_samples(batch: Batch, out: Path, columns: int = 8, rows: int = 4) -> None:
     """samples.png (a sheet of views) and samples.csv (their captions, in reading order)."""
     count = min(rows * columns, len(batch.images))
+    columns = min(columns, count)
     sheet = batch.images[: count // columns * columns].reshape(-1, columns, *batch.images.shape[1:])
     Image.fromarray(np.concatenate([np.concatenate(list(line), axis=1) for line in sheet])).save(out / "samples.png")
     with (out / "samples.csv").open("w", encoding="utf-8", newline="") as file:
@@ -162,5 +164,5 @@ def run(ctx: JobContext) -> dict[str, object]:
     with one_thread(ctx.seed), open_curves(ctx.out / "curves.csv") as file:
         model = train_clip(params, ctx.seed, tokenizer, Curves(file))
     write_model(model, model_config(params, tokenizer.vocab_size), ctx.out)
-    write_samples(batch_of_step(ctx.seed, 0, max(params.schedule.batch, 32), params.image_size, params.views), ctx.out)
+    write_samples(Views(ctx.seed, TRAIN, params.views).batch(0, params.schedule.batch, params.image_size), ctx.out)
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": tokenizer.vocab_size}

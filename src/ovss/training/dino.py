@@ -71,7 +71,8 @@ def crops(
     large = np.empty((2, batch, size, size, 3), np.uint8)
     small = np.empty((params.local_crops, batch, size // 2, size // 2, 3), np.uint8)
     for k in range(batch):
-        scene, rng = scene_of(seed, stream, step * batch + k, params.views, banks)
+        scene = scene_of(seed, stream, step * batch + k, params.views, banks)
+        rng = np.random.default_rng([seed, stream, step * batch + k, 0])
         for target, views in ((large, wide), (small, close)):
             for crop in range(len(target)):
                 image = render(scene, banks, target.shape[2:4], sample_box(rng, scene, views)).image
@@ -148,7 +149,7 @@ def same_class_ratio(backbone: VisionTransformer, seed: int, params: DinoTrainPa
     banks, size, patch = load_banks(seed, params.views.variants), params.image_size, params.patch_size
     gaps: dict[str, list[float]] = {"same_minus_different": [], "raw_same_minus_different": []}
     for k in range(VAL_IMAGES):
-        scene, _ = scene_of(seed, HELD_OUT, k, params.views, banks)
+        scene = scene_of(seed, HELD_OUT, k, params.views, banks)
         view = render(scene, banks, (size, size), (0.0, 0.0, 1.0, 1.0))
         label = torch.from_numpy(view.label[patch // 2 :: patch, patch // 2 :: patch].astype(np.int64)).flatten()
         same = label[:, None] == label[None, :]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ovss.config.world import ViewParams
 from ovss.world.captions import Caption, areas, write_caption
+from ovss.world.classes import CLASSES
 from ovss.world.scenes import Banks, Box, Scene, load_banks, render, sample_scene
 
 MEAN = (0.5, 0.5, 0.5)
@@ -47,30 +48,38 @@ def sample_box(rng: np.random.Generator, scene: Scene, params: ViewParams) -> Bo
     return min(max(x, 0.0), scene.width - side), min(max(y, 0.0), scene.height - side), side, side
 
 
-def scene_of(seed: int, stream: int, index: int, params: ViewParams, banks: Banks) -> tuple[Scene, np.random.Generator]:
-    """Scene ``index`` of a stream and the generator to go on with."""
+def scene_of(seed: int, stream: int, index: int, params: ViewParams, banks: Banks) -> Scene:
+    """Scene ``index`` of a stream; every third is wide, every third tall."""
     rng = np.random.default_rng([seed, stream, index])
-    aspect = (1.0, 1.25, 0.8)[index % 3]
-    return sample_scene(rng, params.style, banks, aspect), rng
+    return sample_scene(rng, params.style, banks, (1.0, 1.25, 0.8)[index % 3])
 
 
-def make_batch(seed: int, stream: int, first: int, count: int, size: int, params: ViewParams) -> Batch:
-    """``count`` views of ``size`` pixels, ``crops_per_scene`` from each of the scenes ``first``, first + 1, ..."""
-    banks = load_banks(seed, params.variants)
-    images = np.empty((count, size, size, 3), np.uint8)
-    captions: list[Caption] = []
-    shares = np.empty((count, 28))
-    for k in range(count):
-        if k % params.crops_per_scene == 0:
-            scene, rng = scene_of(seed, stream, first + k // params.crops_per_scene, params, banks)
-        view = render(scene, banks, (size, size), sample_box(rng, scene, params))
-        images[k] = view.image
-        shares[k] = areas(view.label)
-        captions.append(write_caption(rng, shares[k], params.captions))
-    return Batch(images, captions, shares)
+class Views:
+    """The views of one stream. A batch shows as many scenes as it has views, so that no two of its captions describe
+    one scene; the same scenes are cropped anew for ``crops_per_scene`` steps, because drawing them is the dearer part.
+    """
 
+    def __init__(self, seed: int, stream: int, params: ViewParams) -> None:
+        self.seed, self.stream, self.params = seed, stream, params
+        self.banks = load_banks(seed, params.variants)
+        self._scenes: tuple[int, list[Scene]] = (-1, [])
 
-def batch_of_step(seed: int, step: int, count: int, size: int, params: ViewParams) -> Batch:
-    """The training batch of ``step`` (0, 1, ...); no scene occurs in two steps."""
-    per_step = -(-count // params.crops_per_scene)
-    return make_batch(seed, TRAIN, step * per_step, count, size, params)
+    def scenes(self, group: int, count: int) -> list[Scene]:
+        """Scenes ``group * count`` up to ``(group + 1) * count``; the last answer is kept."""
+        first = group * count
+        if self._scenes[0] != first or len(self._scenes[1]) != count:
+            drawn = [scene_of(self.seed, self.stream, first + k, self.params, self.banks) for k in range(count)]
+            self._scenes = (first, drawn)
+        return self._scenes[1]
+
+    def batch(self, step: int, count: int, size: int) -> Batch:
+        """``count`` views of ``size`` pixels for step 0, 1, ...: a function of seed, stream, step and count only."""
+        group, crop = divmod(step, self.params.crops_per_scene)
+        images, shares = np.empty((count, size, size, 3), np.uint8), np.empty((count, len(CLASSES)))
+        captions: list[Caption] = []
+        for k, scene in enumerate(self.scenes(group, count)):
+            rng = np.random.default_rng([self.seed, self.stream, group * count + k, crop])
+            view = render(scene, self.banks, (size, size), sample_box(rng, scene, self.params))
+            images[k], shares[k] = view.image, areas(view.label)
+            captions.append(write_caption(rng, shares[k], self.params.captions))
+        return Batch(images, captions, shares)
