@@ -135,7 +135,8 @@ def _cells(table: Mapping[str, Any], column: str) -> list[Mapping[str, Any]]:
 def _column(column: Mapping[str, Any], table: Mapping[str, Any]) -> Column:
     cells = _cells(table, column["id"])
     unit = column.get("unit") or table["unit"] or ""
-    better = column.get("higher_is_better", table["higher_is_better"])
+    better = column.get("higher_is_better")
+    better = table["higher_is_better"] if better is None else better
     published = [cell.get("published") for cell in cells]
     own = any(cell.get("ours") is not None for cell in cells) or column.get("dataset") is not None
     own = own or any(formats.is_number(value) for value in published)
