@@ -43,11 +43,11 @@ class Scale(Strict):
         default=None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"
     )
     model_patch: int | None = Field(default=None, gt=0, description="patch size to which scaled sizes are rounded")
-    shard_images: int | None = Field(default=None, gt=0, description="images per evaluation job; null: one job per data set")
+    shard_images: int | None = Field(default=None, gt=0, description="images per evaluation job; null: all in one")
     examples: int = Field(default=4, ge=0, description="images per data set whose predictions are kept for the gallery")
     bootstrap: Bootstrap = Field(default=Bootstrap())
     tolerance: float | None = Field(
-        default=None, ge=0, description="largest difference to a published number that counts as within; null: effects only"
+        default=None, ge=0, description="largest difference to a published number that counts as within"
     )
     papers: list[str] | None = Field(default=None, description="papers to run; null: all")
     tables: list[str] | None = Field(default=None, description="tables to run, as paper.table; null: all")

@@ -60,7 +60,9 @@ class WorldData(_Strict):
         default=[(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
     )
     style: SceneStyle = Field(default=SceneStyle(), description="the scenes")
-    values: dict[str, int] = Field(description="raw label value of each class, as the original's annotation encodes it")
+    values: dict[str, int] = Field(
+        default={}, description="raw label value of each class (the plan fills in datasets.yaml's world_values)"
+    )
 
 
 class WorldParams(_Strict):
@@ -70,8 +72,8 @@ class WorldParams(_Strict):
     data: dict[str, WorldData] = Field(description="archive name -> what to write")
     captions: CaptionStyle = Field(default=CaptionStyle(), description="captions of the caption files")
     caption_style: SceneStyle = Field(default=SceneStyle(), description="scenes behind the caption files")
-    cc3m: int = Field(default=3000, ge=1, description="lines of Train_GCC-training.tsv")
-    cc12m: int = Field(default=6000, ge=1, description="lines of cc12m.tsv")
+    cc3m: int = Field(default=3000, ge=0, description="lines of Train_GCC-training.tsv; 0: no such file")
+    cc12m: int = Field(default=6000, ge=0, description="lines of cc12m.tsv; 0: no such file")
 
 
 class ViewParams(_Strict):

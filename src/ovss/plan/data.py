@@ -6,25 +6,34 @@ from typing import Any
 
 from ovss.config.datasets import Archive, fetch_params, prepare_params, uses_world
 from ovss.config.params import Scale
+from ovss.errors import UserError
 from ovss.plan.job import Job
 from ovss.plan.project import Project
 
 MANUAL = "data/manual"
 
 
+CAPTIONS = "tiny_captions"
+"""The world's caption files, laid out like CC3M's and CC12M's."""
+
+
 def world_job(project: Project, scale: Scale, archive: str) -> Job:
-    """The job that generates one archive of the tiny world."""
-    if scale.world is None:
-        raise ValueError(f"{archive} is made by the tiny world, which this scale does not have")
-    values = {name: source.world_values for name, source in sorted(project.datasets.sources.items())
-              if archive in source.archives and source.world_values}  # fmt: skip
-    params = {
-        **scale.world.model_dump(mode="json"),
-        "data": {archive: scale.world.data[archive].model_dump(mode="json")},
-        "cc3m": 1,
-        "cc12m": 1,
-    }
-    return project.job("world", archive, params, {})
+    """The job that generates one archive of the tiny world, with the label values that datasets.yaml gives it.
+
+    Raises:
+        UserError: the scale has no world, or the world no such archive.
+    """
+    world = scale.world
+    if world is None or (archive not in world.data and archive != CAPTIONS):
+        known = ", ".join(world.data) if world else "no world at this scale"
+        raise UserError(f"params.yaml: world.data: there is no '{archive}' (there are: {known})")
+    params = world.model_dump(mode="json")
+    if archive == CAPTIONS:
+        return project.job("world", archive, params | {"data": {}}, {})
+    sources = project.datasets.sources.values()
+    values = next((s.world_values for s in sources if archive in s.archives and s.world_values), {})
+    drawn = world.data[archive].model_dump(mode="json") | {"values": dict(values)}
+    return project.job("world", archive, params | {"data": {archive: drawn}, "cc3m": 0, "cc12m": 0}, {})
 
 
 def fetch_job(project: Project, scale: Scale, archive: str) -> Job | str:

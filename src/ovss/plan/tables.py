@@ -7,6 +7,7 @@ from typing import Any
 
 from ovss.config.papers import Claim, Paper, Row, Table
 from ovss.config.params import Scale
+from ovss.plan.data import CAPTIONS, class_queries, fetch_job
 from ovss.plan.job import Job
 from ovss.plan.models import trained_job
 from ovss.plan.project import Project
@@ -143,6 +144,9 @@ class Tables:
         models = {job.name: job for job in self._trained()}
         inputs |= {f"models/{name}": job for name, job in models.items()}
         if self.scale.world is not None:
+            captions = fetch_job(self.project, self.scale, CAPTIONS)
+            if isinstance(captions, Job):
+                inputs |= {"captions": captions, f"world/{CAPTIONS}": captions.inputs["world"]}
             inputs |= {f"world/{job.name}": job for job in self._worlds()}
         params = {
             "scale": self.scale_name,
@@ -196,8 +200,6 @@ class Tables:
         return inputs.jobs | sources, gallery, datasets
 
     def _view(self, dataset: str, job: Job) -> dict[str, Any]:
-        from ovss.plan.data import class_queries
-
         names = [words[0] for words in class_queries(self.project, dataset, "default")]
         entry = self.project.datasets.datasets[dataset]
         if entry.background:

@@ -147,12 +147,18 @@ def heat(names: Sequence[str], classes: Sequence[str], values: npt.NDArray[np.fl
         values: (C, M) float64 in percent; nan where a class is in no image.
     """
     small = len(classes) <= 32 and len(names) <= 16
+    names = [_short(name, 28) for name in names]
+    left, right, bottom, top = 0.2 + 0.062 * max(map(len, classes)), 0.5, 0.2 + 0.055 * max(map(len, names)), 0.1
+    # The colour bar takes its share of the width from the map.
+    size = (left + max(0.36 * len(names), 1.6) / 0.82 + right, bottom + (0.19 if small else 0.14) * len(classes) + top)
     with _style():
-        size = (1.5 + max(0.36 * len(names), 1.6), 0.9 + (0.19 if small else 0.14) * len(classes))
-        figure, axis = plt.subplots(figsize=size, layout="constrained")
+        figure, axis = plt.subplots(figsize=size)
+        figure.subplots_adjust(
+            left=left / size[0], right=1 - right / size[0], bottom=bottom / size[1], top=1 - top / size[1]
+        )
         sns.heatmap(values, ax=axis, cmap="viridis", vmin=0, vmax=100, annot=small, fmt=".0f", rasterized=True,
                     annot_kws={"fontsize": 6}, cbar_kws={"label": "IoU in %", "shrink": 0.5},
-                    xticklabels=[_short(name, 22) for name in names], yticklabels=list(classes))  # fmt: skip
+                    xticklabels=names, yticklabels=list(classes))  # fmt: skip
         axis.grid(visible=False)
         axis.set_facecolor(LINE)
         axis.tick_params(axis="x", rotation=60, labelsize=7)

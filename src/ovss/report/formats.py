@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 MINUS = "−"
@@ -58,6 +58,14 @@ def title(name: str) -> str:
     """A table's id in words: table5a is Table 5a, readme_results is readme results."""
     found = re.fullmatch(r"table_?(\w+)", name)
     return f"Table {found[1]}" if found else name.replace("_", " ")
+
+
+def titles(names: Sequence[str]) -> str:
+    """Several tables in words: Tables 2, 3 and readme results."""
+    words = [title(name) for name in names]
+    numbers = [word.removeprefix("Table ") for word in words if word.startswith("Table ")]
+    first = [f"Table{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"] if numbers else []
+    return ", ".join([*first, *(word for word in words if not word.startswith("Table "))])
 
 
 def slug(*parts: str) -> str:

@@ -128,7 +128,10 @@ def load(inputs: Mapping[str, Path]) -> Inputs:
     """
     tables: dict[str, list[dict[str, Any]]] = {}
     folders: dict[tuple[str, str], Path] = {}
-    for directory in group(inputs, "tables").values():
+    named = group(inputs, "tables")
+    # The numbered tables of a paper before those that this project adds.
+    for name in sorted(named, key=lambda name: (name.split("/")[0], not name.split("/")[-1].startswith("table"))):
+        directory = named[name]
         table = load_table(directory)
         folders[table["paper"], table["table"]] = directory
         tables.setdefault(table["paper"], []).append(table)

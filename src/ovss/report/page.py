@@ -88,7 +88,8 @@ class Page:
             loader=PackageLoader("ovss.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True, keep_trailing_newline=True,
         )  # fmt: skip
-        environment.filters |= {"cell_anchor": _cell_anchor, "table_title": formats.title}
+        environment.filters |= {"cell_anchor": _cell_anchor, "table_title": formats.title,
+                                "table_titles": formats.titles}  # fmt: skip
         known = self.params["papers"]
         papers = [self._paper(name, known.get(name, {})) for name in dict.fromkeys([*known, *self.grids])]
         return environment.get_template("page.html").render(

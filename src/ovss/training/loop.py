@@ -133,5 +133,5 @@ def _progress(done: int, steps: int, loss: float, started: float) -> None:
 
 
 def open_curves(path: Path) -> TextIO:
-    """curves.csv for writing."""
-    return path.open("w", encoding="utf-8", newline="")
+    """curves.csv for writing, every line at once."""
+    return path.open("w", encoding="utf-8", newline="", buffering=1)

@@ -22,6 +22,7 @@ from ovss.world.scenes import Banks, cumulative, load_banks, pick, render, sampl
 DATA, CAPTIONS = 10, 11
 """Streams of scenes; training uses others (``ovss.training.views``)."""
 PREVIEWED = 12
+SHOWN_CAPTIONS = 40
 
 
 def draw_example(seed: int, name: str, data: WorldData, params: WorldParams, split: str, number: int) -> Example:
@@ -67,13 +68,17 @@ def _count(examples: list[Example]) -> dict[str, dict[str, object]]:
 
 def _write_captions(seed: int, params: WorldParams, banks: Banks, archives: Path) -> list[str]:
     """The two caption files (their columns are in opposite order, as in the originals); returns a few captions."""
-    cc3m = list(draw_captions(seed, "cc3m", params.cc3m, params, banks))
-    with (archives / "Train_GCC-training.tsv").open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"{text}\thttp://world.invalid/cc3m/{k:07d}.jpg\n" for k, text in enumerate(cc3m))
-    with (archives / "cc12m.tsv").open("w", encoding="utf-8", newline="") as file:
-        for k, text in enumerate(draw_captions(seed, "cc12m", params.cc12m, params, banks)):
-            file.write(f"http://world.invalid/cc12m/{k:07d}.jpg\t{text}\n")
-    return cc3m[:40]
+    shown: list[str] = []
+    for name, count, file in (("cc3m", params.cc3m, "Train_GCC-training.tsv"), ("cc12m", params.cc12m, "cc12m.tsv")):
+        if not count:
+            continue
+        with (archives / file).open("w", encoding="utf-8", newline="") as stream:
+            for k, text in enumerate(draw_captions(seed, name, count, params, banks)):
+                url = f"http://world.invalid/{name}/{k:07d}.jpg"
+                stream.write(f"{text}\t{url}\n" if name == "cc3m" else f"{url}\t{text}\n")
+                if name == "cc3m" and k < SHOWN_CAPTIONS:
+                    shown.append(text)
+    return shown
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -227,7 +227,7 @@ def _develop(colours: Sheet, scene: Scene, banks: Banks, x: Axis, y: Axis) -> Sh
     rows, columns = light.shape
     i, j = scene.seed % (512 - min(rows, 511)), (scene.seed >> 10) % (512 - min(columns, 511))
     grain = banks.grain[i : i + rows, j : j + columns] * np.float32(scene.grain)
-    image: NDArray[np.float32] = colours * light[:, :, None].astype(np.float32)
+    image = colours.astype(np.float32) * light[:, :, None].astype(np.float32)
     image += grain
     np.maximum(image, np.float32(0), out=image)
     np.minimum(image, np.float32(255), out=image)
