@@ -30,10 +30,10 @@ plan: setup ## what would run, without running it: make plan SCALE=full
 	@$(BIN)/snakemake --dry-run --quiet rules --config scale=$(SCALE) -- report
 
 test: setup ## all tests but the slow ones (under 10 minutes)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: setup ## all tests
-	@$(BIN)/python -m pytest --slow
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --slow
 
 lint: setup ## ruff, snakefmt, mypy, schemas
 	$(BIN)/ruff check .

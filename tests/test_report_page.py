@@ -16,9 +16,11 @@ import report_inputs
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ovss import origin
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.report import bars, forest, formats, page
+from ovss.report import bars, forest, formats, origins, page
+from ovss.report.inputs import load
 from ovss.report.rownames import row_names
 from ovss.report.summary import cell_counts
 from ovss.report.tableview import build
@@ -259,3 +261,20 @@ def test_world_section_lists_every_archive_and_a_shared_picture_once(tiny: tuple
     section = text[text.index('<section id="world">') :]
     assert section.count('<figure class="preview">') == 3
     assert "50.0 %" in section and "puppy" in section and "a small dog on grass" in section
+
+
+def test_shards_of_one_row_are_one_origin(tmp_path: Path) -> None:
+    made = report_inputs.World(tmp_path / "in", "tiny")
+    keys = []
+    for index in range(3):
+        key = f"{index:016x}"
+        directory = made.folder(f"row-{index}", key)
+        (directory / "counts.npz").write_bytes(b"%d" % index)
+        parts = {"params": {"method": "dense_clip", "shard": [index, 3]}, "inputs": {}}
+        origin.write(directory, {"key": key, "name": "row", "parts": parts, "wall_seconds": 10, "commit": "c0ffee"})
+        made.inputs[f"rows/{index}"] = directory
+        keys.append(key)
+    found = origins.entries(load(made.inputs).rows_by_key.values(), {key: ["p.t.r.c"] for key in keys})
+    (entry,) = origins.distinct(found)
+    assert (entry.keys, entry.wall, entry.used_by) == (keys, "30.0 s", ["p.t.r.c"])
+    assert found[keys[2]] is entry and len(entry.files) == 3

@@ -64,7 +64,7 @@ def svg(shown: Sequence[Line], label: str) -> str:
         return ""
     low = min(0.0, *(line.low for line in shown))
     high = max(0.0, *(line.high for line in shown))
-    margin = 0.06 * (high - low or 1.0)
+    margin = 0.06 * (high - low) if high - low > 1e-9 else 1.0
     low, high = low - margin, high + margin
     span = _WIDTH - _LEFT - _RIGHT
 

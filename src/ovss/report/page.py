@@ -91,15 +91,16 @@ class Page:
         environment.filters |= {"cell_anchor": _cell_anchor, "table_title": formats.title,
                                 "table_titles": formats.titles}  # fmt: skip
         known = self.params["papers"]
+        shown = origins.distinct(self.entries)
         papers = [self._paper(name, known.get(name, {})) for name in dict.fromkeys([*known, *self.grids])]
         return environment.get_template("page.html").render(
             scale=self.params["scale"], about=self.params["about"], full=self.params["scale"] == "full",
-            commits=sorted({entry.commit for entry in self.entries.values() if not entry.problem}),
+            commits=sorted({entry.commit for entry in shown if not entry.problem}),
             papers=papers, cells=summary.cell_counts(grid for grids in self.grids.values() for grid in grids),
             claims=summary.claim_counts(claim for claims in self.inputs.claims.values() for claim in claims),
             marks=summary.MARKS, words=summary.WORDS, per_class=self._per_class(), curves=self._curves(),
             galleries=self._galleries(), world=world.load(self.inputs.worlds),
-            entries=list(self.entries.values()), package_sets=origins.package_sets(self.entries.values()),
+            entries=shown, package_sets=origins.package_sets(shown),
         )  # fmt: skip
 
     def _paper(self, name: str, about: Mapping[str, Any]) -> dict[str, Any]:

@@ -160,8 +160,8 @@ def _row(
         reason = f"cited, never computed here{': ' + reason if reason else ''}"
     elif row["kind"] == "not_implemented":
         whys = [str(cell["why"]) for cell in row["cells"].values() if cell.get("why")]
-        missing = [why for why in whys if "not implemented" in why] or whys or ["no method of that name in this version"]
-        reason = reason or missing[0]
+        missing = [why for why in whys if "not implemented" in why] or whys
+        reason = reason or (missing[0] if missing else "no method of that name in this version")
     own = [column for column in columns if column.own]
     spread = row["kind"] not in ("citation", "not_implemented")
     cells = [_cell(row, column, table["scale"], entries, notes) for column in own] if spread else []

@@ -24,7 +24,7 @@ from ovss.config.world import ClipTrainParams
 from ovss.jobs import JobContext
 from ovss.training.bpe import learn_merges, load_tokenizer, write_merges
 from ovss.training.loop import Curves, fit, one_thread, open_curves
-from ovss.training.views import HELD_OUT, MEAN, STD, TRAIN, VOCABULARY, Batch, Views, normalise
+from ovss.training.views import HELD_OUT, MEAN, STD, TRAIN, VOCABULARY, Batch, Views, batches, normalise
 from ovss.world.captions import templates
 from ovss.world.classes import CLASSES, STUFF, nouns
 
@@ -109,20 +109,22 @@ def build_model(config: dict[str, Any], position_std: float) -> CLIP:
     return model
 
 
-def train_clip(params: ClipTrainParams, seed: int, tokenizer: SimpleTokenizer, curves: Curves) -> CLIP:
-    """Train from nothing; the caller has seeded torch."""
+def train_clip(
+    params: ClipTrainParams, seed: int, tokenizer: SimpleTokenizer, curves: Curves, ahead: bool = False
+) -> CLIP:
+    """Train from nothing; the caller has seeded torch. ``ahead``: views are drawn by a second process."""
     schedule, size = params.schedule, params.image_size
     model = build_model(model_config(params, tokenizer.vocab_size), params.position_std)
     model.train()
     contrast = ClipLoss()
     held_out = Views(seed, HELD_OUT, params.views).batch(0, params.val_views, size)
-    views = Views(seed, TRAIN, params.views)
+    views = batches(Views(seed, TRAIN, params.views), schedule.steps, schedule.batch, size, ahead)
     unmasked_from = round(schedule.steps * (1 - params.unmasked))
 
     def loss_of(step: int) -> tuple[Tensor, dict[str, float]]:
         if params.patch_dropout and step == unmasked_from:
             model.visual.patch_dropout.prob = 0.0
-        batch = views.batch(step, schedule.batch, size)
+        batch = next(views)
         image = model.encode_image(normalise(batch.images), normalize=True)
         text = encode_text(model, tokenizer([c.text for c in batch.captions]))
         loss = contrast(image, text, model.logit_scale.exp())
@@ -162,7 +164,7 @@ def run(ctx: JobContext) -> dict[str, object]:
     write_merges(ctx.out / "bpe.txt.gz", learn_vocabulary(params, ctx.seed))
     tokenizer = load_tokenizer(ctx.out / "bpe.txt.gz", params.context_length)
     with one_thread(ctx.seed), open_curves(ctx.out / "curves.csv") as file:
-        model = train_clip(params, ctx.seed, tokenizer, Curves(file))
+        model = train_clip(params, ctx.seed, tokenizer, Curves(file), ahead=True)
     write_model(model, model_config(params, tokenizer.vocab_size), ctx.out)
     write_samples(Views(ctx.seed, TRAIN, params.views).batch(0, params.schedule.batch, params.image_size), ctx.out)
     return {"parameters": sum(p.numel() for p in model.parameters()), "vocabulary": tokenizer.vocab_size}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
 
 from ovss.config.world import ViewParams
 from ovss.world.captions import Caption, areas, write_caption
@@ -83,3 +85,25 @@ class Views:
             images[k], shares[k] = view.image, areas(view.label)
             captions.append(write_caption(rng, shares[k], self.params.captions))
         return Batch(images, captions, shares)
+
+
+class _Steps(Dataset[Batch]):
+    def __init__(self, views: Views, steps: int, count: int, size: int) -> None:
+        self.views, self.steps, self.count, self.size = views, steps, count, size
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        return self.views.batch(step, self.count, self.size)
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch
+
+
+def batches(views: Views, steps: int, count: int, size: int, ahead: bool) -> Iterator[Batch]:
+    """The batches of steps 0, 1, ... in order; ``ahead``: drawn by a second process while the model learns."""
+    workers = {"num_workers": 1, "prefetch_factor": 4} if ahead else {}
+    loader = DataLoader(_Steps(views, steps, count, size), batch_size=None, collate_fn=_as_it_is, **workers)  # type: ignore[arg-type]
+    return iter(loader)
