@@ -25,9 +25,9 @@ rule fetch:
         flow.log("fetch"),
     benchmark:
         flow.benchmark("fetch")
+    retries: 1
     resources:
         **flow.resources("fetch"),
-    retries: 1
     shell:
         flow.shell
 

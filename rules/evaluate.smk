@@ -14,9 +14,9 @@ for group in flow.passes("text", "evaluate"):
             group.log,
         benchmark:
             group.benchmark
+        retries: 1
         resources:
             **flow.resources(group.stage),
-        retries: 1
         params:
             command=group.command,
         shell:

@@ -1,19 +1,26 @@
-# Tables, claims and the report; then targets per paper and table, which publish what they made under results/.
+# Tables (those of a paper that have no runs in one process), claims and the report; then targets per paper and table,
+# which publish what they made under results/.
 
 
-rule table:
-    input:
-        flow.inputs("table"),
-    output:
-        flow.output("table"),
-    log:
-        flow.log("table"),
-    benchmark:
-        flow.benchmark("table")
-    resources:
-        **flow.resources("table"),
-    shell:
-        flow.shell
+for group in flow.passes("table"):
+
+    rule:
+        name:
+            group.rule
+        input:
+            group.inputs,
+        output:
+            group.outputs,
+        log:
+            group.log,
+        benchmark:
+            group.benchmark
+        resources:
+            **flow.resources(group.stage),
+        params:
+            command=group.command,
+        shell:
+            "{params.command} 2>&1 | tee {log}"
 
 
 rule claims:
@@ -66,8 +73,8 @@ for target in flow.targets:
             target.outputs,
         log:
             f"logs/publish_{target.rule}.log",
+        localrule: True
         params:
             command=flow.publish(target.rule),
-        localrule: True
         shell:
             "{params.command} 2> {log}"

@@ -14,6 +14,7 @@ from ovss import origin, runner
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 from ovss.plan.job import Job
+from ovss.plan.stages import STAGES, Stage
 
 Run = Callable[[JobContext], dict[str, object] | None]
 
@@ -21,12 +22,15 @@ Run = Callable[[JobContext], dict[str, object] | None]
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Job]:
     """A job whose stage module is a function of the test."""
+    for name, is_pass in (("stage", False), ("pass", True)):
+        monkeypatch.setitem(STAGES, name, Stage(name, "stage_of_a_test", ("numpy",), is_pass=is_pass))
 
     def build(run: Run, inputs: dict[str, Job] | None = None, group: str | None = None, name: str = "one") -> Job:
         module = types.ModuleType("stage_of_a_test")
         module.run = run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "stage_of_a_test", module)
-        return Job("stage", name, "stage_of_a_test", {"name": name}, inputs or {}, {}, {"numpy": "1"}, group, 7)
+        stage = "stage" if group is None else "pass"
+        return Job(stage, name, "stage_of_a_test", {"name": name}, inputs or {}, {}, {"numpy": "1"}, group, 7)
 
     return build
 
@@ -128,3 +132,9 @@ def test_a_wrong_machine_setting_is_named(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"{name}: '{value}' is not"):
         runner.machine()
+
+
+def test_several_outputs_of_one_process_are_each_complete(make: Callable[..., Job], tmp_path: Path) -> None:
+    jobs = [make(write, name=name) for name in ("a", "b")]
+    runner.run_jobs(jobs, tmp_path, seed=7)
+    assert [origin.check(tmp_path / job.directory).record["name"] for job in jobs] == ["a", "b"]

@@ -21,6 +21,7 @@ from ovss import origin
 from ovss.errors import UserError
 from ovss.jobs import Item, JobContext, Machine
 from ovss.plan.job import Job
+from ovss.plan.stages import STAGES
 
 JOB_LOG = "OVSS_JOB_LOG"
 CHECK_CLOSURE = "OVSS_CHECK_CLOSURE"
@@ -165,10 +166,10 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
             _log_job(job)
 
         by_name = {job.directory: job for job in jobs}
-        if jobs[0].group is None:
-            job = jobs[0]
-            context = JobContext(seed, where, job.params, _inputs(job, root), folders[job.directory])
-            finish(job.directory, module.run(context))
+        if not STAGES[jobs[0].stage].is_pass:
+            for job in jobs:
+                context = JobContext(seed, where, job.params, _inputs(job, root), folders[job.directory])
+                finish(job.directory, module.run(context))
             return
         items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in jobs}
         module.run(JobContext(seed, where, items=items, finish=finish))

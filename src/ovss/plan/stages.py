@@ -7,12 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Stage:
-    """One kind of job. ``packages`` are names in the lock file whose versions are part of the key."""
+    """One kind of job.
+
+    ``packages`` are names in the lock file whose versions are part of the key. ``is_pass``: the module makes several
+    outputs in one go; ``grouped``: it makes one, and a process may make several, one after the other.
+    """
 
     name: str
     module: str
     packages: tuple[str, ...]
     is_pass: bool = False
+    grouped: bool = False
     seeded: bool = False
     memory_mb: int = 1000
     minutes: int = 30
@@ -32,7 +37,7 @@ STAGES: dict[str, Stage] = {
         Stage("weights", "ovss.models.weights", ("torch", "open-clip-torch", "safetensors"), memory_mb=8000),
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
         Stage("evaluate", "ovss.evaluation.evaluate", _DEEP, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
-        Stage("table", "ovss.report.table", ("numpy",), seeded=True),
+        Stage("table", "ovss.report.table", ("numpy",), grouped=True, seeded=True),
         Stage("claims", "ovss.report.claims", ("numpy",), seeded=True),
         Stage("report", "ovss.report.page", ("numpy", "matplotlib", "seaborn", "pandas", "jinja2"), memory_mb=3000),
     )

@@ -73,7 +73,8 @@ class Tables:
             "rows": rows,
         }
         params = {"paper": paper.paper, "table": spec, **self._statistics()}
-        return self.project.job("table", f"{paper.paper}_{name}", params, inputs.jobs)
+        group = f"{paper.paper}_{name}" if inputs.jobs else f"{paper.paper}_without_runs"
+        return self.project.job("table", f"{paper.paper}_{name}", params, inputs.jobs, group=group)
 
     def _column(self, paper: Paper, table: Table, name: str) -> dict[str, Any]:
         place = paper.columns[name]

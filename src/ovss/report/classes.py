@@ -85,9 +85,7 @@ def _add(
     rows[free] = (cell.get("key"), values)
 
 
-def _per_class(
-    name: str, dataset: Mapping[str, Any], rows: Mapping[str, tuple[Any, list[float | None]]]
-) -> PerClass:
+def _per_class(name: str, dataset: Mapping[str, Any], rows: Mapping[str, tuple[Any, list[float | None]]]) -> PerClass:
     shown = list(rows)[:MOST_ROWS]
     values = np.array([[np.nan if value is None else value for value in rows[row][1]] for row in shown], np.float64).T
     filled = np.nan_to_num(values)

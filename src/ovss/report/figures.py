@@ -50,7 +50,7 @@ def _svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", metadata=_METADATA, facecolor=PAPER)
     plt.close(figure)
     text = buffer.getvalue()
-    return re.sub(r">\s+<", "><", re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg"):], flags=re.DOTALL))
+    return re.sub(r">\s+<", "><", re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL))
 
 
 def inline(svg: str, prefix: str, label: str) -> str:

@@ -96,8 +96,10 @@ def _mark(line: Line, x: Callable[[float], str], y: float, digits: int) -> str:
     colour = _COLOURS[line.verdict]
     weight = 'font-weight="600" ' if line.total else ""
     name = line.name if len(line.name) <= 14 else f"{line.name[:13]}…"
-    words = f"{formats.signed(line.difference, digits)} [{formats.number(line.low, digits)}, " \
-            f"{formats.number(line.high, digits)}]"
+    words = (
+        f"{formats.signed(line.difference, digits)} [{formats.number(line.low, digits)}, "
+        f"{formats.number(line.high, digits)}]"
+    )
     return (f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" {weight}text-anchor="end" style="fill:{INK}">{escape(name)}</text>'
             f'<path d="M{x(line.low)} {y:.1f}H{x(line.high)}" style="stroke:{colour};stroke-width:2"/>'
             f'{_shape(float(x(line.difference)), y, line)}'

@@ -14,8 +14,18 @@ from ovss.errors import UserError
 
 KINDS = ("run", "citation", "not_implemented", "extra", "derived")
 VERDICTS = ("supported", "contradicted", "inconclusive", "not_run")
-_TABLE_FIELDS = ("paper", "table", "title", "metric", "unit", "higher_is_better", "scale", "key_columns", "columns",
-                 "rows")
+_TABLE_FIELDS = (
+    "paper",
+    "table",
+    "title",
+    "metric",
+    "unit",
+    "higher_is_better",
+    "scale",
+    "key_columns",
+    "columns",
+    "rows",
+)
 _CLAIM_FIELDS = ("id", "text", "source", "verdict", "why", "columns")
 
 
@@ -108,8 +118,9 @@ def load_claims(directory: Path) -> dict[str, Any]:
     for claim in claims["claims"]:
         _require(claim, _CLAIM_FIELDS, path, "a claim")
         if claim["verdict"] not in VERDICTS:
-            raise UserError(f"{path}: claim '{claim['id']}' has verdict '{claim['verdict']}', not one of "
-                            f"{', '.join(VERDICTS)}")
+            raise UserError(
+                f"{path}: claim '{claim['id']}' has verdict '{claim['verdict']}', not one of {', '.join(VERDICTS)}"
+            )
     return claims
 
 
@@ -140,8 +151,11 @@ def load(inputs: Mapping[str, Path]) -> Inputs:
         tables=tables,
         table_folders=folders,
         claims={found["paper"]: found["claims"] for found in claims},
-        rows={f"{kind}/{name}": load_row(f"{kind}/{name}", directory)
-              for kind in ("rows", "gallery") for name, directory in group(inputs, kind).items()},
+        rows={
+            f"{kind}/{name}": load_row(f"{kind}/{name}", directory)
+            for kind in ("rows", "gallery")
+            for name, directory in group(inputs, kind).items()
+        },
         sources=group(inputs, "sources"),
         models=group(inputs, "models"),
         worlds=group(inputs, "world"),
