@@ -39,8 +39,8 @@ class Entry:
         if self.problem:
             return f"refused: {self.problem}"
         more = f" and {len(self.keys) - 1} more shards" if len(self.keys) > 1 else ""
-        return (f"key {self.keys[0]}{more} · commit {self.commit[:12]} · seed {self.seed} · {self.device} · {self.wall} · "
-                f"peak {self.memory} · {self.name}")  # fmt: skip
+        return (f"key {self.keys[0]}{more} · commit {self.commit[:12]} · seed {self.seed} · {self.device} · "
+                f"{self.wall} · peak {self.memory} · {self.name}")  # fmt: skip
 
 
 def keys_of(cell: Mapping[str, Any]) -> list[str]:
