@@ -80,7 +80,7 @@ def check(claim: Mapping[str, Any], rows: Rows, margin: float) -> dict[str, Any]
     known = [difference for _, difference in compared if difference is not None]
     measured = {(entry.get("metric"), entry.get("higher_is_better")) for entry in claim.get("comparisons") or ()}
     out = {"id": claim["id"], "text": claim["text"], "source": claim["source"], "kind": kind, "margin": margin,
-           "columns": columns, "why": None}  # fmt: skip
+           "better": claim.get("better"), "worse": claim.get("worse"), "columns": columns, "why": None}  # fmt: skip
     if not known or len(measured) > 1:
         reasons = dict.fromkeys(str(column["why"]) for column in columns)
         why = claim.get("why") or "; ".join(reasons) or "nothing to compare"
