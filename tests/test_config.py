@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from ovss import cli
 from ovss.config.base import load_yaml, read_yaml
-from ovss.config.params import Params, load_params
+from ovss.config.params import SCALES, Params, load_params
 from ovss.config.schemas import MODELS, schema_text
 from ovss.errors import UserError
 
@@ -51,3 +52,7 @@ def test_broken_yaml_and_a_missing_file_are_sentences(tmp_path: Path) -> None:
         read_yaml(tmp_path / "a.yaml")
     with pytest.raises(UserError, match="this file is missing"):
         read_yaml(tmp_path / "b.yaml")
+
+
+def test_the_command_line_knows_the_scales_of_the_params() -> None:
+    assert cli.SCALES == SCALES == tuple(name for name in Params.model_fields if name not in ("seed", "scale"))

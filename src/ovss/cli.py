@@ -8,10 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ovss.config.params import SCALES
 from ovss.errors import UserError
-from ovss.plan.project import find_root
+from ovss.root import find_root
 
+SCALES = ("smoke", "tiny", "small", "full")
 Command = Callable[[argparse.Namespace, Path], int]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -11,10 +13,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from ovss.config.base import read_yaml
 from ovss.errors import UserError
-from ovss.plan.plan import load_plan
-from ovss.publish import summary
+
+_LAST_RUN = ".snakemake/ovss-last-run.json"
+_FILES = ("Snakefile", "params.yaml", "datasets.yaml", "weights.yaml", "dvc.yaml", "dvc.lock", "envs/requirements.lock")
+_FOLDERS = ("src/ovss", "rules", "papers", "profiles", "data/manual", "work", "results")
+_UNFINISHED = (
+    "ovss: the run did not finish; the messages above and logs/ say why. What is done stays done: "
+    "mend it and run the same command again."
+)
 
 
 @contextlib.contextmanager
@@ -67,27 +74,63 @@ def _restore_missing(root: Path, dvc: list[str]) -> None:
     """Bring tracked folders that were deleted as a whole back from the DVC cache, as far as it has them."""
     if not (root / "dvc.lock").is_file():
         return
+    from ovss.config.base import read_yaml
+
     stages = read_yaml(root / "dvc.lock").get("stages", {})
     outs = [out["path"] for stage in stages.values() for out in stage.get("outs", ())]
     if missing := [path for path in outs if path.startswith("work/") and not (root / path).exists()]:
         subprocess.run([*dvc, "checkout", "--quiet", *missing], cwd=root, capture_output=True, check=False)
 
 
+def fingerprint(root: Path) -> str:
+    """Digest of path, size and time of every file that a run reads or makes: equal means that nothing was touched."""
+    digest = hashlib.sha256()
+    for top in (*_FILES, *_FOLDERS):
+        for folder, folders, files in os.walk(root / top) if top in _FOLDERS else [(str(root), [], [top])]:
+            folders[:] = sorted(name for name in folders if name != "__pycache__")
+            for name in sorted(files):
+                path = os.path.join(folder, name)
+                if os.path.exists(path):
+                    state = os.stat(path)
+                    digest.update(f"{path} {state.st_size} {state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _last_run(root: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = json.loads((root / _LAST_RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
 def reproduce(root: Path, force_unlock: bool = False) -> int:
-    """Run what is missing and print the summary; returns the exit status of the run."""
-    plan = load_plan(root)
+    """Run what is missing and print the summary; returns the exit status of the run.
+
+    Where no file was touched since the last run that succeeded, its summary is all there is to do.
+    """
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     with _only_run(root):
+        last = _last_run(root)
+        if last and last.get("fingerprint") == fingerprint(root):
+            print(f"nothing was touched since the last run; nothing to do\n\n{last['summary']}")
+            return 0
         clear_stale_locks(root, force_unlock)
         dvc = [sys.executable, "-m", "dvc"]
         _restore_missing(root, dvc)
         done = subprocess.run([*dvc, "repro"], cwd=root, env=environment, check=False)
-    if done.returncode:
-        print(
-            "ovss: the run did not finish; the messages above and logs/ say why. What is done stays done: "
-            "mend it and run the same command again.",
-            file=sys.stderr,
-        )
-        return 1
-    print(summary(plan, root))
+        if done.returncode:
+            print(_UNFINISHED, file=sys.stderr)
+            return 1
+        text = _summary(root)
+        record = {"fingerprint": fingerprint(root), "summary": text}
+        (root / _LAST_RUN).write_text(json.dumps(record), encoding="utf-8")
+    print(text)
     return 0
+
+
+def _summary(root: Path) -> str:
+    from ovss.plan.plan import load_plan
+    from ovss.publish import summary
+
+    return summary(load_plan(root), root)

@@ -30,10 +30,10 @@ class _UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: 
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
-            key = self.construct_object(key_node, deep=True)
+            key = (key_node.tag, str(key_node.value))
             if key in seen:
                 line = key_node.start_mark.line + 1
-                raise yaml.YAMLError(f"key '{key}' is written twice (line {line})")
+                raise yaml.YAMLError(f"key '{key_node.value}' is written twice (line {line})")
             seen.add(key)
         return super().construct_mapping(node, deep)
 

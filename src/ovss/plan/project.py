@@ -23,19 +23,6 @@ from ovss.plan.stages import STAGES
 PAPER_ORDER = ("tag", "ttd", "freecp", "reclippp", "sseg", "beyond")
 
 
-def find_root(start: Path | None = None) -> Path:
-    """The project's folder: the nearest one upwards that holds params.yaml and Snakefile.
-
-    Raises:
-        UserError: there is none.
-    """
-    here = (start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "params.yaml").is_file() and (folder / "Snakefile").is_file():
-            return folder
-    raise UserError(f"{here}: not inside the project (no params.yaml and Snakefile here or above); cd into the clone")
-
-
 @dataclass(frozen=True)
 class Project:
     """Everything a plan is made from."""
