@@ -86,9 +86,20 @@ class World:
         if not text and len(rows) > 2:
             rows.append({**self._row(1, lines[-1], keys, columns, paper, name), "id": "ours", "kind": "extra",
                          "labels": {keys[0]: "halved sum"}})  # fmt: skip
-        table = {"paper": paper, "table": name, "title": f"{name.capitalize()} of {paper}: how things compare",
-                 "metric": "text" if text else "miou", "unit": "" if small else "%", "higher_is_better": True,
-                 "scale": self.scale, "note": None, "key_columns": keys, "columns": columns, "rows": rows, **changes}
+        table = {
+            "paper": paper,
+            "table": name,
+            "title": f"{name.capitalize()} of {paper}: how things compare",
+            "metric": "text" if text else "miou",
+            "unit": "" if small else "%",
+            "higher_is_better": True,
+            "scale": self.scale,
+            "note": None,
+            "key_columns": keys,
+            "columns": columns,
+            "rows": rows,
+            **changes,
+        }
         directory = self.folder(f"table_{paper}_{name}", f"{len(self.inputs):016x}")
         write_json(directory / "table.json", table)
         write_json(directory / "per_class.json", self._per_class(table))

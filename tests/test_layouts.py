@@ -135,6 +135,18 @@ def test_workers_change_nothing(prepared: Prepare) -> None:
     assert next(iter(Images(one, lut, workers=2))).id == "ADE_val_00000001"  # stopping early ends the threads
 
 
+def test_the_order_of_directory_listings_changes_nothing(prepared: Prepare, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = small_archives.ade20k()[0]
+    first = prepared("ade20k_val", files)
+    for name in ("iterdir", "glob", "rglob"):
+        listed = getattr(Path, name)
+        turned = lambda self, *args, listed=listed: reversed(sorted(listed(self, *args)))  # noqa: E731
+        monkeypatch.setattr(Path, name, turned)
+    second = prepared("ade20k_val", files, workers=2)
+    assert (first / "index.csv").read_bytes() == (second / "index.csv").read_bytes()
+    assert (first / "facts.json").read_bytes() == (second / "facts.json").read_bytes()
+
+
 def test_a_gray_image_gets_three_equal_channels(prepared: Prepare) -> None:
     out = prepared("coco_val2017", small_archives.coco()[0])
     image = read_image(out / "images/000000000285.jpg")

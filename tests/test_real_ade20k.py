@@ -106,8 +106,18 @@ def test_real_pairs_reach_a_table_cell(prepared: Path, root: Path, tmp_path: Pat
     inputs = {"model": model, "source": prepared, "text": texts}
     params = dict(planned[0].params) | {"shard": [0, 1]}
     evaluate.run(JobContext(0, Machine(), items={"r": Item(params, inputs, row)}, finish=lambda *_: None))
-    line = {"id": "baseline", "labels": {}, "kind": "run", "note": None, "method": "dense_clip", "settings": {},
-            "protocol": "sclip", "derived": None, "published": {"ADE": 15.6}, "cells": {"ADE": {"inputs": ["rows/0"]}}}
+    line = {
+        "id": "baseline",
+        "labels": {},
+        "kind": "run",
+        "note": None,
+        "method": "dense_clip",
+        "settings": {},
+        "protocol": "sclip",
+        "derived": None,
+        "published": {"ADE": 15.6},
+        "cells": {"ADE": {"inputs": ["rows/0"]}},
+    }
     spec = {"id": "one", "title": "one", "metric": "miou", "unit": "%", "higher_is_better": True, "absent": "skip",
             "note": None, "key_columns": [], "derived": {}, "rows": [line],
             "columns": [{"id": "ADE", "label": "ADE", "dataset": "ade20k"}]}  # fmt: skip

@@ -197,3 +197,13 @@ def test_an_unwritable_results_folder_is_one_sentence(project: Scenario, results
     (results / "freecp").unlink()
     shutil.move(results / "kept", results / "freecp")
     assert not list(results.rglob("*.part-*"))
+
+
+def test_a_run_from_scratch_gives_the_same_bytes_whatever_batch_size_and_workers(project: Scenario) -> None:
+    for folder in ("work", "results", ".dvc/cache", ".snakemake"):
+        shutil.rmtree(project.folder / folder)
+    project.env |= {"OVSS_BATCH_SIZE": "3", "OVSS_WORKERS": "4"}
+    counted = project.reproduce()
+    assert counted["train_clip"] == counted["report"] == 1
+    assert project.git("status", "--porcelain", "--", "results").strip() == ""
+    assert len(list((project.folder / "results").rglob("*.csv"))) >= 2
