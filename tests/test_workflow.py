@@ -117,7 +117,8 @@ def test_metrics_and_parameters_are_compared_by_dvc_and_by_ovss(project: Scenari
     assert project.reproduce()["train_clip"] == 1
     assert "table1.json" in project.dvc("metrics", "diff", "HEAD")
     assert "smoke.train.clip.clip.schedule.steps" in project.dvc("params", "diff", "HEAD")
-    assert "train_loss" in project.dvc("plots", "diff", "HEAD", "--show-vega", "--targets", "results/smoke/curves/clip.csv")
+    curves = ("--show-vega", "--targets", "results/smoke/curves/clip.csv")
+    assert "train_loss" in project.dvc("plots", "diff", "HEAD", *curves)
     assert "baseline" in project.dvc("exp", "show", "--csv")
     done = run([sys.executable, "-m", "ovss.cli", "diff", "HEAD"], project.folder, env=project.env)
     assert done.returncode == 0, done.stderr
