@@ -27,7 +27,7 @@ reproduce: setup ## run everything that is missing at the scale of params.yaml, 
 
 plan: setup ## what would run, without running it: make plan SCALE=full
 	@$(BIN)/ovss plan --scale $(SCALE)
-	@$(BIN)/snakemake --dry-run --quiet rules --config scale=$(SCALE) -- report
+	@$(BIN)/snakemake --dry-run --quiet rules host --config scale=$(SCALE) -- all
 
 test: setup ## all tests but the slow ones (under 10 minutes)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -191,3 +191,11 @@ def test_a_pass_planned_before_a_change_is_refused(root: Path) -> None:
         plan.group("evaluate/tiny_ade20k_val-clip", "0" * 16)
     with pytest.raises(UserError, match="has no such output"):
         plan.find("work/table/freecp_table1.0000000000000000/origin.json")
+
+
+def test_snakemake_plans_the_full_scale_without_any_data(root: Path) -> None:
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--config", "scale=full", "--", "all"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (total,) = {int(line.split()[1]) for line in (done.stdout + done.stderr).splitlines() if line.startswith("total ")}
+    assert total >= 300
