@@ -42,6 +42,7 @@ class Workflow:
         self.root = root
         self.plan = plan
         self.full_graph = full_graph
+        self._first: dict[tuple[str, str], str] = {}
         self.command = f"{shlex.quote(sys.executable)} -m ovss.cli"
         self.shell = f"{self.command} job --scale {plan.scale} {{output}} 2>&1 | tee {{log}}"
         self.everything = [job.done for job in (plan.report, *plan.tables.values(), *plan.claims.values())]
@@ -57,9 +58,21 @@ class Workflow:
         return (self.root / job.done).is_file()
 
     def _needs(self, job: Job) -> list[str]:
-        if self.exists(job) and not self.full_graph:
+        """What has to be made first: inputs that are missing, one output standing for all of its pass."""
+        if self.full_graph:
+            return [other.done for other in job.inputs.values()]
+        if self.exists(job):
             return []
-        return [other.done for other in job.inputs.values()]
+        missing = [other for other in job.inputs.values() if not self.exists(other)]
+        return list(dict.fromkeys(self._standing_for(other) for other in missing))
+
+    def _standing_for(self, job: Job) -> str:
+        if job.group is None:
+            return job.done
+        at = (job.stage, job.group)
+        if at not in self._first:
+            self._first[at] = next(other.done for other in self.plan.groups[at] if not self.exists(other))
+        return self._first[at]
 
     def inputs(self, stage: str) -> Callable[[Any], list[str]]:
         """Input function of a stage's rule."""
