@@ -22,14 +22,24 @@ class Reference:
     gem_depth: int
     images: dict[str, torch.Tensor]
     query: torch.Tensor
+    query_llm: torch.Tensor
+    num_background: int
     dense: dict[str, np.ndarray]
     text: dict[str, np.ndarray]
     cases: dict[str, Any]
+    stages: dict[str, np.ndarray]
+    stage_cases: dict[str, Any]
+    slide: dict[str, np.ndarray]
+    slide_cases: dict[str, Any]
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _state(folder: Path, vocabulary: int) -> dict[str, torch.Tensor]:
@@ -44,9 +54,9 @@ def _state(folder: Path, vocabulary: int) -> dict[str, torch.Tensor]:
 
 
 def read_reference(folder: Path) -> Reference:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = _json(folder / "config.json")
     model = {key: value for key, value in config.items() if key not in _OWN_KEYS}
-    pictures = _arrays(folder / "images.npz")
+    pictures, texts = _arrays(folder / "images.npz"), _arrays(folder / "text_features.npz")
     return Reference(
         clip=build_clip(model, _state(folder, model["text_cfg"]["vocab_size"])),
         gem_depth=config["gem_depth"],
@@ -57,8 +67,14 @@ def read_reference(folder: Path) -> Reference:
             for name, values in pictures.items()
             if name.endswith("_uint8")
         },
-        query=torch.from_numpy(_arrays(folder / "text_features.npz")["query"]),
+        query=torch.from_numpy(texts["query"]),
+        query_llm=torch.from_numpy(texts["query_llm"]),
+        num_background=int(texts["num_background"]),
         dense=_arrays(folder / "dense.npz"),
         text=_arrays(folder / "text.npz"),
-        cases=json.loads((folder / "text_cases.json").read_text(encoding="utf-8")),
+        cases=_json(folder / "text_cases.json"),
+        stages=_arrays(folder / "freecp_stages.npz"),
+        stage_cases=_json(folder / "freecp_stages.json"),
+        slide=_arrays(folder / "freecp_slide.npz"),
+        slide_cases=_json(folder / "freecp_slide.json"),
     )

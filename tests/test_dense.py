@@ -89,7 +89,7 @@ def test_patch_features_have_unit_norm_and_one_row_per_patch(clip) -> None:
 
 def test_features_are_computed_once_and_shared_blocks_too(clip, monkeypatch) -> None:
     calls = []
-    monkeypatch.setattr(features.dense, "block_inputs", lambda *a: calls.append(a) or [torch.randn(2, 36, 32)] * 3)
+    monkeypatch.setattr(features.dense, "encode", lambda *a: calls.append(a) or ([torch.randn(2, 36, 32)] * 3, {}))
     shared = made(clip)
     first = shared.get("dense", variant="SCLIP", family="full_block")
     shared.get("dense", variant="ClearCLIP", family="attention_only")
@@ -121,7 +121,7 @@ def test_affinity_is_the_mean_attention_of_all_blocks_but_the_last(clip, heads: 
 
 
 def test_unknown_features_are_refused(clip) -> None:
-    with pytest.raises(UserError, match="'depth' is not one of affinity, dense"):
+    with pytest.raises(UserError, match="'depth' is not one of affinity, companion_affinity, dense"):
         made(clip).get("depth")
 
 
@@ -158,7 +158,7 @@ def test_gem_depth_that_does_not_fit_is_refused() -> None:
 
 
 def test_gem_streams_differ_by_what_the_first_block_was_given(clip) -> None:
-    inputs = dense.block_inputs(clip.visual, windows(1, 40, 40), "antialias")
+    inputs = dense.encode(clip.visual, windows(1, 40, 40), "antialias")[0]
     whole = gem.gem_tokens(clip.visual, inputs, 2, 1, "accumulate")
     branch = gem.gem_tokens(clip.visual, inputs, 2, 1, "last_block")
     torch.testing.assert_close(whole, inputs[2] + branch)

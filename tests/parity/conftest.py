@@ -17,7 +17,8 @@ def golden_folder(config: pytest.Config) -> Path:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test per reference array."""
-    for fixture, file in (("dense_array", "dense.npz"), ("text_array", "text.npz")):
+    files = {"dense": "dense.npz", "text": "text.npz", "stage": "freecp_stages.npz", "slide": "freecp_slide.npz"}
+    for fixture, file in ((f"{name}_array", file) for name, file in files.items()):
         if fixture in metafunc.fixturenames:
             with np.load(golden_folder(metafunc.config) / file, allow_pickle=False) as arrays:
                 metafunc.parametrize(fixture, sorted(arrays.files))

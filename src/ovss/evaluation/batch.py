@@ -20,12 +20,13 @@ from ovss.models.windows import Grid, cut_windows, make_grid
 class View:
     """One image under one geometry.
 
-    id: image id. original_size, input_size: (H, W) before and after resizing. input: (3, H, W) float32, normalised.
-    grid: its windows.
+    id: image id. original_size, input_size: (H, W) before and after resizing. pixels: (H, W, 3) uint8, resized RGB.
+    input: (3, H, W) float32, the same normalised. grid: its windows.
     """
 
     id: str
     original_size: tuple[int, int]
+    pixels: Tensor
     input: Tensor
     grid: Grid
 
@@ -38,13 +39,22 @@ class View:
         """(W, 3, Hc, Wc) float32 windows in raster order."""
         return cut_windows(self.input, self.grid)
 
+    def colours(self) -> Tensor:
+        """The same windows as RGB in 0..1, (W, 3, Hc, Wc) float32."""
+        return cut_windows(self.pixels.permute(2, 0, 1) / 255, self.grid)
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of one geometry and the protocol that the row follows."""
+    """Images of one geometry and the protocol that the row follows.
+
+    labels: (H, W) class indices of each view at the label's own size, 255 = ignored; given only to rows whose method
+    asks for them (``uses_labels``), to restrict the vocabulary to what is there.
+    """
 
     views: tuple[View, ...]
     protocol: Protocol
+    labels: tuple[npt.NDArray[np.uint8], ...] = ()
 
     def score_size(self, view: View) -> tuple[int, int]:
         """(H, W) at which the protocol decides."""
@@ -81,4 +91,4 @@ def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip:
             f"image {name}: {resized.shape[1]}x{resized.shape[0]} pixels after resizing is smaller than a patch of "
             f"{clip.patch_size}; raise short_side or leave the image out"
         )
-    return View(name, size, normalise(resized, geometry, clip), grid)
+    return View(name, size, resized, normalise(resized, geometry, clip), grid)

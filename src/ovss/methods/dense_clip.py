@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from ovss.evaluation.batch import Batch, Prediction
 from ovss.evaluation.decide import decide
+from ovss.methods._bases import Family, Variant, patch_features
 from ovss.models.features import Features
 from ovss.models.text import Vocabulary
 
@@ -23,17 +22,10 @@ _UNUSED = ("background_threshold", "prompt_denoising", "scales", "flip", "pamr",
 
 @dataclass(frozen=True)
 class Settings:
-    """Every constant of the method.
+    """Every constant of the method; what each means is with ``ovss.methods._bases.Base``."""
 
-    variant: attention of the last block. family: what else of the last block stays (``full_block``: SCLIP's code,
-    ``attention_only``: ClearCLIP's, ``freecp_block``: FreeCP's); GEM has its own stream and none of them.
-    gem_depth: one more than the number of blocks with a self-self branch; gem_depth_limit ``layers`` lowers it to the
-    number of blocks of a shallower model, ``none`` refuses. gem_iterations: self-self iterations. gem_stream:
-    ``accumulate`` (GEM, FreeCP) or ``last_block`` (ClearCLIP's copy of GEM).
-    """
-
-    variant: Literal["vanilla", "MaskCLIP", "SCLIP", "ClearCLIP", "GEM"]
-    family: Literal["freecp_block", "attention_only", "full_block"] = "full_block"
+    variant: Variant
+    family: Family = "full_block"
     gem_depth: int = 7
     gem_depth_limit: Literal["layers", "none"] = "layers"
     gem_iterations: int = 1
@@ -54,15 +46,7 @@ def segment(batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], 
     """
     batch.protocol.refuse("dense_clip", *_UNUSED)
     return [
-        Prediction(decide(_patches(each, settings) @ vocabulary.features.T, view.grid, batch.score_size(view),
+        Prediction(decide(patch_features(each, settings) @ vocabulary.features.T, view.grid, batch.score_size(view),
                           vocabulary, batch.protocol))
         for view, each in zip(batch.views, features, strict=True)
     ]  # fmt: skip
-
-
-def _patches(features: Features, settings: Settings) -> Tensor:
-    """Unit patch features, (windows, h*w, D)."""
-    if settings.variant == "GEM":
-        return features.get("gem", depth=settings.gem_depth, iterations=settings.gem_iterations,
-                            limit=settings.gem_depth_limit, stream=settings.gem_stream)  # fmt: skip
-    return features.get("dense", variant=settings.variant, family=settings.family)

@@ -7,6 +7,7 @@ tokens (class token first, patches in raster order), d width, H heads, e = d/H, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from ovss.models.position import PositionRule, position_table
 
 Variant = Literal["vanilla", "MaskCLIP", "SCLIP", "ClearCLIP"]
+HeadRule = Literal["mean", "first"]
 Family = Literal["freecp_block", "attention_only", "full_block"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 FAMILIES: tuple[Family, ...] = get_args(Family)
@@ -100,18 +102,53 @@ def feed_forward(block: Any, tokens: Tensor) -> Tensor:
     return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))
 
 
-def standard_block(block: Any, tokens: Tensor) -> Tensor:
-    """A transformer block as trained: attention and feed-forward, each with its residual; (W, N, d)."""
-    mixed = mix_values(split_heads(block, tokens), "vanilla")
+def standard_block(block: Any, tokens: Tensor, heads: Heads | None = None) -> Tensor:
+    """A transformer block as trained: attention and feed-forward, each with its residual; (W, N, d).
+
+    ``heads``: the block's heads for these tokens, where they were made already.
+    """
+    mixed = mix_values(heads or split_heads(block, tokens), "vanilla")
     return feed_forward(block, tokens + block.ls_1(merge_heads(block, mixed)))
 
 
-def block_inputs(visual: Any, windows: Tensor, rule: PositionRule) -> list[Tensor]:
-    """Input of every block, L tensors (W, N, d): blocks 0..L-2 run as trained, once, for every variant."""
+def encode(
+    visual: Any, windows: Tensor, rule: PositionRule, affinities: Sequence[HeadRule] = ()
+) -> tuple[list[Tensor], dict[HeadRule, Tensor]]:
+    """Run blocks 0..L-2 as trained, once for every variant.
+
+    Returns:
+        Inputs of all L blocks, (W, N, d) each, and per head rule the affinity of ``patch_affinity``, equal to it.
+    """
     inputs = [embed(visual, windows, rule)]
+    sums = {kind: torch.zeros((), device=windows.device) for kind in affinities}
+    blocks = visual.transformer.resblocks[:-1]
+    for block in blocks:
+        heads = split_heads(block, inputs[-1])
+        for kind in sums:
+            sums[kind] = sums[kind] + attention_weights(heads, kind)
+        inputs.append(standard_block(block, inputs[-1], heads))
+    return inputs, {kind: total[:, 1:, 1:] / len(blocks) for kind, total in sums.items()}
+
+
+def pool_last_block(visual: Any, tokens: Tensor) -> Tensor:
+    """Unit features of whole windows from the last block's input, (W, N, d) -> (W, D).
+
+    Where the class token is all that is pooled, the last block runs for it alone.
+    """
+    block = visual.transformer.resblocks[-1]
+    if visual.pool_type != "tok":
+        return image_features(visual, standard_block(block, tokens))
+    heads = split_heads(block, tokens)
+    mixed = attend(heads.query[:, :, :1], heads.key, heads.value)
+    return image_features(visual, feed_forward(block, tokens[:, :1] + block.ls_1(merge_heads(block, mixed))))
+
+
+def encode_images(visual: Any, images: Tensor, rule: PositionRule) -> Tensor:
+    """Unit features of whole images by the network as trained, (K, 3, H, W) -> (K, D); nothing else is kept."""
+    tokens = embed(visual, images, rule)
     for block in visual.transformer.resblocks[:-1]:
-        inputs.append(standard_block(block, inputs[-1]))
-    return inputs
+        tokens = standard_block(block, tokens)
+    return pool_last_block(visual, tokens)
 
 
 def last_block(block: Any, tokens: Tensor, mixed: Tensor, variant: Variant, family: Family) -> Tensor:
@@ -148,26 +185,31 @@ def image_features(visual: Any, tokens: Tensor) -> Tensor:
     return F.normalize(pooled if visual.proj is None else pooled @ visual.proj, dim=-1)
 
 
-def attention_weights(block: Any, tokens: Tensor) -> Tensor:
-    """Attention of a block as trained, rows = queries: (W, N, d) -> (W, H, N, N)."""
-    heads = split_heads(block, tokens)
-    return torch.softmax(heads.query @ heads.key.transpose(-1, -2) * heads.query.shape[-1] ** -0.5, dim=-1)
+def attention_weights(heads: Heads, kind: HeadRule) -> Tensor:
+    """Attention as trained, rows = queries, over heads as ``kind`` says: (W, N, N)."""
+    query, key = heads.query * heads.query.shape[-1] ** -0.5, heads.key.transpose(-1, -2)
+    if kind == "first":
+        return torch.softmax(query[:, 0] @ key[:, 0], dim=-1)
+    # Head by head: a tensor of all heads is twelve times as large and slower to walk through.
+    total = torch.softmax(query[:, 0] @ key[:, 0], dim=-1)
+    for head in range(1, query.shape[1]):
+        total += torch.softmax(query[:, head] @ key[:, head], dim=-1)
+    return total / query.shape[1]
 
 
-def patch_affinity(visual: Any, inputs: list[Tensor], heads: Literal["mean", "first"]) -> Tensor:
+def patch_affinity(visual: Any, inputs: list[Tensor], kind: HeadRule) -> Tensor:
     """Mean attention of blocks 0..L-2 between patches (FreeCP, affinity): class row and column cut, not rescaled.
 
     Args:
         visual: open_clip VisionTransformer.
         inputs: L block inputs (W, N, d).
-        heads: ``mean`` over the heads, or the ``first`` head alone (what FreeCP's code does for GEM).
+        kind: ``mean`` over the heads, or the ``first`` head alone (what FreeCP's code does for GEM).
 
     Returns:
         (W, n, n) float32, n = N - 1.
     """
     blocks = list(visual.transformer.resblocks)[:-1]
-    total = torch.zeros(())
+    total = torch.zeros((), device=inputs[0].device)
     for block, tokens in zip(blocks, inputs, strict=False):
-        weights = attention_weights(block, tokens)
-        total = total.to(weights.device) + (weights.mean(dim=1) if heads == "mean" else weights[:, 0])
+        total = total + attention_weights(split_heads(block, tokens), kind)
     return total[:, 1:, 1:] / len(blocks)

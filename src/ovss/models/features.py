@@ -7,8 +7,8 @@ images would make a result depend on its neighbours; this way it depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,15 +22,34 @@ from ovss.models.position import PositionRule
 CHUNK_TOKENS = 8192
 
 
+class Companion(Protocol):
+    """Another model beside CLIP, as far as methods need it."""
+
+    def affinity(self, colours: Tensor, grid: tuple[int, int]) -> Tensor:
+        """(W, 3, Hc, Wc) float32 RGB in 0..1 and a patch grid (h, w) -> (W, h*w, h*w) float32, rows = queries."""
+
+
 class Features:
     """Lazily computed tensors of the windows of one image under one geometry.
 
-    windows: (W, 3, Hc, Wc) float32, normalised RGB, on the device of the model.
+    windows: (W, 3, Hc, Wc) float32, normalised RGB, on the device of the model. colours: gives the same windows as RGB
+    in 0..1, for other models. companions: those other models, by the name that the row gives them. affinities: those
+    that some row will ask for; making them on the way changes what they cost and not what they are.
     """
 
-    def __init__(self, clip: Clip, windows: Tensor) -> None:
+    def __init__(
+        self,
+        clip: Clip,
+        windows: Tensor,
+        colours: Callable[[], Tensor] | None = None,
+        companions: Mapping[str, Companion] | None = None,
+        affinities: Iterable[tuple[PositionRule, dense.HeadRule]] = (),
+    ) -> None:
         self.clip = clip
         self.windows = windows
+        self._affinities = sorted(set(affinities))
+        self._colours = colours
+        self._companions = companions or {}
         self._made: dict[tuple[object, ...], Any] = {}
 
     def get(self, name: str, **settings: object) -> Tensor:
@@ -41,32 +60,42 @@ class Features:
         """
         if name not in FEATURES:
             raise UserError(f"features: '{name}' is not one of {', '.join(sorted(FEATURES))}")
-        return self._once((name, *sorted(settings.items())), lambda: FEATURES[name](self, **settings))
+        return self.once((name, *sorted(settings.items())), lambda: FEATURES[name](self, **settings))
 
-    def _once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+    def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
+        """What ``make`` returns, made at the first request under this key; rows of a pass share it."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
     def block_inputs(self, position: PositionRule) -> list[list[Tensor]]:
         """Chunks of windows; per chunk the L block inputs (w, N, d). At the native grid the rules do not differ."""
-        visual = self._transformer()
-        native = dense.patch_grid(visual, self.windows) == tuple(visual.grid_size)
-        return self._once(
-            ("block_inputs", "scale" if native else position),
-            lambda: [dense.block_inputs(visual, chunk, position) for chunk in self.windows.split(self._chunk())],
-        )
+        native = self.patch_grid() == tuple(self.transformer().grid_size)
+        return self.once(("block_inputs", "scale" if native else position), lambda: self._encode(position, native))
+
+    def _encode(self, position: PositionRule, native: bool) -> list[list[Tensor]]:
+        """Run blocks 0..L-2; wanted affinities are summed up on the way, where queries and keys are at hand."""
+        wanted = [(at, heads) for at, heads in self._affinities if native or at == position]
+        kinds = sorted({heads for _, heads in wanted})
+        inputs, sums = [], []
+        for chunk in self.windows.split(self._chunk()):
+            one, affinity = dense.encode(self.transformer(), chunk, position, kinds)
+            inputs.append(one)
+            sums.append(affinity)
+        for at, heads in wanted:
+            self._made[_affinity_key(at, heads)] = torch.cat([each[heads] for each in sums])
+        return inputs
 
     def last_heads(self) -> list[dense.Heads]:
         """Per chunk query, key and value of the last block as trained."""
-        block = self._transformer().transformer.resblocks[-1]
-        return self._once(
+        block = self.transformer().transformer.resblocks[-1]
+        return self.once(
             ("last_heads",), lambda: [dense.split_heads(block, inputs[-1]) for inputs in self.block_inputs("scale")]
         )
 
     def mixed(self, variant: dense.Variant) -> list[Tensor]:
         """Per chunk the last block's values mixed by a variant, (w, H, N, e); families share them."""
-        return self._once(("mixed", variant), lambda: self._mix(variant))
+        return self.once(("mixed", variant), lambda: self._mix(variant))
 
     def _mix(self, variant: dense.Variant) -> list[Tensor]:
         if variant == "SCLIP":
@@ -75,10 +104,36 @@ class Features:
         return [dense.mix_values(heads, variant) for heads in self.last_heads()]
 
     def _chunk(self) -> int:
-        rows, columns = dense.patch_grid(self._transformer(), self.windows)
+        rows, columns = self.patch_grid()
         return max(1, CHUNK_TOKENS // (rows * columns + 1))
 
-    def _transformer(self) -> Any:
+    def colours(self) -> Tensor:
+        """The windows as RGB in 0..1, (W, 3, Hc, Wc) float32; zeros where a window is padded."""
+        if self._colours is None:
+            raise UserError("features: these windows come without their colours, which another model needs")
+        return self.once(("colours",), self._colours)
+
+    def companion(self, name: str) -> Companion:
+        """Another model of the row.
+
+        Raises:
+            UserError: the row names none of that name.
+        """
+        if name not in self._companions:
+            raise UserError(f"companions.{name}: the row needs this model beside its CLIP; name it under companions")
+        return self._companions[name]
+
+    def patch_grid(self) -> tuple[int, int]:
+        """(h, w) of the patch grid of a window."""
+        side = self.clip.patch_size
+        return self.windows.shape[-2] // side, self.windows.shape[-1] // side
+
+    def transformer(self) -> Any:
+        """The vision tower.
+
+        Raises:
+            UserError: it is a ResNet, which has no blocks to open up.
+        """
         if not self.clip.is_transformer:
             raise UserError("features: this model has a ResNet tower; only MaskCLIP's dense features exist for it")
         return self.clip.visual
@@ -86,7 +141,7 @@ class Features:
 
 def _tokens(features: Features, variant: dense.Variant, family: dense.Family) -> Tensor:
     """Unit features of every token of a last-block variant, class token first, (W, N, D)."""
-    visual = features._transformer()
+    visual = features.transformer()
     block = visual.transformer.resblocks[-1]
     parts = [
         dense.joint_features(visual, dense.last_block(block, inputs[-1], mixed, variant, family))
@@ -112,7 +167,7 @@ def _gem_tokens(
     features: Features, depth: int, iterations: int, limit: gem.DepthLimit = "layers", stream: gem.Stream = "accumulate"
 ) -> Tensor:
     """Unit features of every token of GEM, class token first, (W, N, D)."""
-    visual = features._transformer()
+    visual = features.transformer()
     start = gem.first_block(len(visual.transformer.resblocks), depth, limit)
     parts = [
         dense.joint_features(visual, gem.gem_tokens(visual, inputs, start, iterations, stream))
@@ -131,18 +186,34 @@ def _image(features: Features, position: PositionRule = "scale") -> Tensor:
     if not features.clip.is_transformer:
         return resnet.resnet_image_features(features.get("dense", variant="MaskCLIP", family="attention_only"))
     visual = features.clip.visual
-    block = visual.transformer.resblocks[-1]
-    parts = [
-        dense.image_features(visual, dense.standard_block(block, inputs[-1]))
-        for inputs in features.block_inputs(position)
-    ]
-    return torch.cat(parts)
+    return torch.cat([dense.pool_last_block(visual, inputs[-1]) for inputs in features.block_inputs(position)])
 
 
-def _affinity(features: Features, position: PositionRule = "scale", heads: Literal["mean", "first"] = "mean") -> Tensor:
-    """Mean attention between patches in blocks 0..L-2, (W, n, n)."""
-    visual = features._transformer()
-    return torch.cat([dense.patch_affinity(visual, inputs, heads) for inputs in features.block_inputs(position)])
+def _affinity_key(position: PositionRule, heads: dense.HeadRule) -> tuple[object, ...]:
+    return ("affinity", position, heads)
+
+
+def _affinity(features: Features, position: PositionRule = "scale", heads: dense.HeadRule = "mean") -> Tensor:
+    """Mean attention between patches in blocks 0..L-2, (W, n, n); at hand where it was wanted from the start."""
+    visual, inputs = features.transformer(), features.block_inputs(position)
+    return features.once(
+        _affinity_key(position, heads),
+        lambda: torch.cat([dense.patch_affinity(visual, each, heads) for each in inputs]),
+    )
+
+
+def _companion_affinity(features: Features, which: str) -> Tensor:
+    """Affinity between patches by another model on the same patch grid, (W, n, n)."""
+    return features.companion(which).affinity(features.colours(), features.patch_grid())
+
+
+def image_features(clip: Clip, images: Tensor, position: PositionRule) -> Tensor:
+    """Unit class-token features of images of one size by the network as trained, (K, 3, H, W) -> (K, D)."""
+    if not clip.is_transformer:
+        return resnet.resnet_image_features(resnet.resnet_features(clip.visual, images))
+    tokens = (images.shape[2] // clip.patch_size) * (images.shape[3] // clip.patch_size) + 1
+    chunks = images.split(max(1, CHUNK_TOKENS // tokens))
+    return torch.cat([dense.encode_images(clip.visual, chunk, position) for chunk in chunks])
 
 
 FEATURES: dict[str, Callable[..., Tensor]] = {
@@ -152,4 +223,5 @@ FEATURES: dict[str, Callable[..., Tensor]] = {
     "gem": _gem,
     "image": _image,
     "affinity": _affinity,
+    "companion_affinity": _companion_affinity,
 }
