@@ -107,8 +107,9 @@ def segment_image(clip: Clip, image: torch.Tensor, original_size: tuple[int, int
 
 
 @torch.inference_mode()
-def trace_image(clip: Clip, image: torch.Tensor, original_size: tuple[int, int], vocabulary: Vocabulary, settings: Any,
-                crop: int, stride: int, label: np.ndarray | None = None, ambiguity_crop: int = 112) -> Trace:  # fmt: skip
+def trace_image(clip: Clip, image: torch.Tensor, original_size: tuple[int, int], vocabulary: Vocabulary,
+                settings: Any, crop: int, stride: int, label: np.ndarray | None = None,
+                ambiguity_crop: int = 112) -> Trace:  # fmt: skip
     """Segment one image.
 
     image: (3, H, W) float32, normalised. original_size: (H, W) of the result. settings: attributes as in

@@ -153,7 +153,8 @@ class World:
 
     def _claim(self, paper: str, i: int) -> dict[str, Any]:
         text = f"Purifying the classes of {paper} raises the mean IoU over the plain baseline, variant {i}"
-        base = {"id": f"{paper}-claim-{i}", "source": f"Table {i + 1}", "text": text}
+        base = {"id": f"{paper}-claim-{i}", "source": f"Table {i + 1}", "text": text,
+                "explanation": f"Because of {i} & so on." if i in (1, 3) else None}  # fmt: skip
         if i % 4 == 3:
             columns = [{"column": "VOC21", "difference": None, "low": None, "high": None, "verdict": "not_run",
                         "why": "table2.rp: not implemented"}]  # fmt: skip

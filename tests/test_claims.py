@@ -140,6 +140,22 @@ def test_a_reason_given_for_the_whole_claim_is_kept(make: Make) -> None:
     assert make(why="needs the authors' weights")["why"] == "needs the authors' weights"
 
 
+def test_the_explanation_of_the_verdict_that_came_out_is_shown(make: Make, tmp_path: Path) -> None:
+    texts = {"contradicted": "Too few images.", "supported": "As expected."}
+    assert make(versus(0, 1), explanations=texts)["explanation"] == "As expected."
+    assert "| supported. As expected. |" in (tmp_path / "out" / "claims.md").read_text()
+    assert make(versus(1, 2), name="other", explanations=texts)["explanation"] is None
+    assert "| inconclusive |" in (tmp_path / "other" / "claims.md").read_text()
+
+
+def test_explanations_know_the_verdicts_of_the_claims() -> None:
+    from typing import get_args
+
+    from ovss.config.papers import Verdict
+
+    assert get_args(Verdict) == stage.VERDICTS
+
+
 def test_a_single_image_decides_nothing(make: Make) -> None:
     found = make(versus(5, 6))
     assert (found["verdict"], found["why"]) == ("not_run", "a single image says nothing about others")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,13 +22,16 @@ from small_clip import write_model_directory
 
 from ovss.errors import UserError
 from ovss.evaluation import evaluate
+from ovss.evaluation.batch import Batch, Prediction
 from ovss.evaluation.confusion import ConfusionCounts, count_pixels
 from ovss.evaluation.decide import decide
 from ovss.evaluation.progress import Progress
 from ovss.evaluation.protocol import Protocol
 from ovss.jobs import Item, JobContext, Machine
 from ovss.models import text
-from ovss.models.text import Vocabulary
+from ovss.models.clip import load_clip
+from ovss.models.features import Features
+from ovss.models.text import Vocabulary, load_vocabulary
 from ovss.models.windows import make_grid, stitch
 
 NAMES = [["sky", "wall"], ["cat"], ["dog"], ["car"]]
@@ -36,7 +43,10 @@ ROWS = {
     "clearclip": ({"variant": "ClearCLIP", "family": "attention_only"}, {"prob_threshold": 0.3}),
     "padded": ({"variant": "MaskCLIP"}, {"crop": 28, "window_padding": "patch", "short_side": 45}),
     "gem": ({"variant": "GEM"}, {"area_threshold": 0.1, "score_size": "input"}),
+    "freecp": ({"variant": "SCLIP", "rp": 0.05, "ap": 0.6}, {"ambiguity_crop": 16, "logit_scale": None}),
+    "known": ({"variant": "GEM", "rp": 0.05, "ap": 0.6, "vocabulary": "window"}, {"ambiguity_crop": 16}),
 }
+FREECP = ("freecp", "known")
 SIZES = [(50, 70), (50, 70), (33, 41), (64, 48), (90, 30)]
 
 
@@ -50,7 +60,7 @@ def project(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("project")
     model = write_model_directory(root / "model")
     generator = np.random.default_rng(0)
-    for folder in ("source/images", "source/labels", "text", "reversed", "short"):
+    for folder in ("source/images", "source/labels", "text", "reversed", "short", "described"):
         (root / folder).mkdir(parents=True)
     with (root / "source/index.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
@@ -66,6 +76,9 @@ def project(tmp_path_factory) -> Path:
     lists = {"text": NAMES, "reversed": NAMES[::-1], "short": NAMES[:3]}
     items = {name: Item({"queries": queries, "templates": "photo"}, {"model": model}, root / name)
              for name, queries in lists.items()}  # fmt: skip
+    sentences = {word: [f"{word}.", f"a {word} by the road"] for names in NAMES for word in names}
+    described = {"queries": NAMES, "templates": "own", "sentences": sentences}
+    items["described"] = Item(described, {"model": model}, root / "described")
     text.run(JobContext(0, Machine(), items=items, finish=lambda *_: None))
     return root
 
@@ -74,7 +87,7 @@ def item(project: Path, out: Path, row: str, shard=(0, 1), names: str = "text", 
     out.mkdir(parents=True)
     method_settings, own = ROWS[row]
     params = {
-        "method": "dense_clip",
+        "method": "freecp" if row in FREECP else "dense_clip",
         "settings": method_settings,
         "dataset": {"name": "own", "labels": {"kind": "identity", "classes": 4}, "num_classes": 4, "background": True},
         "protocol": {**PROTOCOL, **own, **changes},
@@ -82,7 +95,7 @@ def item(project: Path, out: Path, row: str, shard=(0, 1), names: str = "text", 
         "examples": 2,
     }
     inputs = {"model": project / "model", "source": project / "source", "text": project / names}
-    return Item(params, inputs, out)
+    return Item(params, inputs | ({"descriptions": project / "described"} if row in FREECP else {}), out)
 
 
 def run(items: dict[str, Item], machine: Machine | None = None) -> dict[str, dict]:
@@ -171,6 +184,91 @@ def test_shards_cut_the_images_without_gap_or_overlap(count: int, shards: int) -
     ranges = [evaluate.shard_range(count, (index, shards)) for index in range(shards)]
     assert [number for start, stop in ranges for number in range(start, stop)] == list(range(count))
     assert max(stop - start for start, stop in ranges) - min(stop - start for start, stop in ranges) <= 1
+
+
+@dataclass(frozen=True)
+class Told:
+    """Settings of a method that writes down what it is given."""
+
+    labels: bool = False
+    companion: str = ""
+
+
+@pytest.fixture
+def given_to(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Told, Batch, Vocabulary, Features]]:
+    """What a method was called with, row by row and image by image."""
+    calls: list[tuple[Told, Batch, Vocabulary, Features]] = []
+
+    def segment(batch: Batch, vocabulary: Vocabulary, features: list[Features], told: Told) -> list[Prediction]:
+        calls.append((told, batch, vocabulary, features[0]))
+        return [Prediction(np.zeros(view.original_size, dtype=np.uint8)) for view in batch.views]
+
+    method = SimpleNamespace(Settings=Told, segment=segment, uses_labels=lambda told: told.labels)
+    monkeypatch.setattr("ovss.methods.load", lambda name: method)
+    return calls
+
+
+def told(
+    project: Path, out: Path, inputs: dict[str, Path] | None = None, protocol: Any = None, **settings: Any
+) -> Item:
+    """A row of that method."""
+    made = item(project, out, "sclip", **(protocol or {}))
+    return Item({**made.params, "settings": settings}, {**made.inputs, **(inputs or {})}, out)
+
+
+def test_a_method_gets_labels_if_it_asks_and_its_texts_and_the_model_s_logit_scale(project, tmp_path, given_to) -> None:
+    described = {"descriptions": project / "described"}
+    run({"a": told(project, tmp_path / "a", described, {"logit_scale": None}, labels=True),
+         "b": told(project, tmp_path / "b")})  # fmt: skip
+    assert len(given_to) == 10
+    (_, with_labels, with_texts, _), (_, without, plain, _) = given_to[:2]
+    np.testing.assert_array_equal(with_labels.labels[0], np.array(Image.open(project / "source/labels/im0.png")))
+    assert without.labels == ()
+    torch.testing.assert_close(with_texts.descriptions, load_vocabulary(project / "described").features)
+    assert plain.descriptions is None and with_texts.background and plain.background
+    torch.testing.assert_close(with_texts.features, plain.features)
+    assert with_labels.protocol.logit_scale == load_clip(project / "model").logit_scale
+    assert without.protocol.logit_scale == 40.0
+
+
+def test_descriptions_of_other_words_are_refused_by_both_names(project: Path, tmp_path: Path) -> None:
+    row = item(project, tmp_path / "row", "freecp")
+    wrong = Item(row.params, {**row.inputs, "descriptions": project / "reversed"}, row.out)
+    with pytest.raises(UserError, match=r"/reversed: describes other words than .*/text has"):
+        run({"row": wrong})
+
+
+def test_a_companion_is_loaded_once_and_rows_whose_companions_differ_share_nothing(
+    project: Path, tmp_path: Path, given_to: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def load_companion(directory: Path, device: str) -> str:
+        loaded.append(directory.name)
+        return f"the model of {directory.name} on {device}"
+
+    monkeypatch.setitem(sys.modules, "ovss.models.companions", SimpleNamespace(load_companion=load_companion))
+    one, other = ({"companion_dino": tmp_path / name} for name in ("small", "large"))
+    run({"a": told(project, tmp_path / "a", one, companion="small"), "b": told(project, tmp_path / "b"),
+         "c": told(project, tmp_path / "c", other, companion="large"),
+         "d": told(project, tmp_path / "d", one, companion="small")})  # fmt: skip
+    assert sorted(loaded) == ["large", "small"]
+    assert len(given_to) == 20
+    for row, _, _, features in given_to:
+        if row.companion:
+            assert features.companion("dino") == f"the model of {row.companion} on cpu"
+    shared = [features for _, _, _, features in given_to[:4]]
+    assert shared[0] is shared[1] is shared[2] is not shared[3], (
+        "rows that agree share features, the odd one comes last"
+    )
+
+
+def test_a_pass_without_companions_does_not_import_them(project: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ovss.models.companions", None)
+    run({"row": item(project, tmp_path / "row", "sclip")})
+    row = item(project, tmp_path / "other", "sclip")
+    with pytest.raises(ImportError):
+        run({"row": Item(row.params, {**row.inputs, "companion_dino": tmp_path}, row.out)})
 
 
 def published_decision(scores: torch.Tensor, query_class: torch.Tensor, rule: Protocol) -> np.ndarray:

@@ -259,8 +259,9 @@ def test_only_rows_with_known_classes_ask_for_labels() -> None:
 
 def test_rows_share_features_and_change_nothing_for_each_other(clip, view, words) -> None:
     rows: list[dict[str, Any]] = [
-        {}, {"purification": "none"}, {"purification": "ap"}, {"variant": "GEM"}, {"variant": "GEM", "purification": "rp"},
-        {"loser_scope": "box"}, {"affinity_heads": "first"}, {"rp": 0.2}, {"ap": 0.3}, {"variant": "ClearCLIP"},
+        {}, {"purification": "none"}, {"purification": "ap"}, {"variant": "GEM"},
+        {"variant": "GEM", "purification": "rp"}, {"loser_scope": "box"}, {"affinity_heads": "first"}, {"rp": 0.2},
+        {"ap": 0.3}, {"variant": "ClearCLIP"},
     ]  # fmt: skip
     wanted = [at for row in rows for at in affinities(Settings(**{**BASE, **row}))]
     shared = Features(clip, view.windows(), affinities=wanted)
@@ -298,7 +299,7 @@ def test_affinity_of_a_companion_takes_the_place_of_clips(clip, view, words) -> 
     with torch.inference_mode():
         made = Windows(Features(clip, view.windows(), view.colours, {"dino": Even()}), words, settings, 60.0).maps()
     assert not made.refined.any()  # an even affinity leaves nothing to tell patches apart by
-    with pytest.raises(UserError, match="companions.dino"):
+    with pytest.raises(UserError, match=r"companions\.dino"):
         run(clip, view, words, affinity="dino")
 
 
@@ -319,10 +320,10 @@ def test_settings_out_of_range_are_refused_in_one_sentence(changes, message) -> 
 
 def test_protocol_steps_that_freecp_does_not_have_are_refused(clip, view, words) -> None:
     settings = Settings(**BASE)
-    with pytest.raises(UserError, match="protocol.prob_threshold: method freecp has no such step"):
+    with pytest.raises(UserError, match=r"protocol\.prob_threshold: method freecp has no such step"):
         segment(Batch((view,), Protocol.read({**PROTOCOL, "prob_threshold": 0.1})), words,
                 [features(clip, view)], settings)  # fmt: skip
-    with torch.inference_mode(), pytest.raises(UserError, match="protocol.ambiguity_crop"):
+    with torch.inference_mode(), pytest.raises(UserError, match=r"protocol\.ambiguity_crop"):
         segment(Batch((view,), Protocol.read({**PROTOCOL, "ambiguity_crop": None})), words,
                 [features(clip, view)], settings)  # fmt: skip
 

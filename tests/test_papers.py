@@ -156,9 +156,37 @@ def test_settings_and_protocols_are_overridden_in_their_order() -> None:
     assert only_rp is not None and only_rp.settings["purification"] == "rp" and only_rp.settings["rp"] == 0.15
     vicuna = paper.cell("table4", "baseline_vicuna", "GEM")
     assert vicuna is not None and (vicuna.dataset, vicuna.settings) == ("ADE", {"variant": "GEM"})
-    assert vicuna.protocol.templates == "vicuna" and vicuna.needs == ("descriptions_vicuna",)
+    assert vicuna.protocol.templates == "vicuna" and vicuna.protocol.descriptions is None
     assert paper.cell("table2", "sclip", "Avg") is None
     assert paper.cell("table2", "reco", "VOC21") is None
+
+
+def test_rows_of_freecp_have_what_ambiguity_purification_needs_and_no_other_row_has_it() -> None:
+    freecp = {where: cell for where, cell in cells() if cell.method == "freecp"}
+    assert len(freecp) > 100
+    for where, cell in freecp.items():
+        asks = "ap" in str(cell.settings["purification"])
+        assert cell.protocol.ambiguity_crop == (112 if asks else None), where
+        assert asks or cell.protocol.descriptions is None, where
+        assert cell.protocol.logit_scale is None, where
+        companion = {str(cell.settings["affinity"])} - {"clip"}
+        assert set(cell.companions) == companion and not cell.needs, where
+    for where, cell in cells():
+        if cell.method == "dense_clip":
+            assert (cell.protocol.ambiguity_crop, cell.protocol.descriptions) == (None, None), where
+
+
+def test_every_setting_that_a_difference_of_freecp_names_is_run_on_its_other_side() -> None:
+    paper = PAPERS["freecp"]
+    switches = {d.switch: d for d in paper.differences if d.switch and d.switch.startswith("settings.")}
+    assert set(switches) >= {f"settings.{name}" for name in (
+        "loser_scope", "consistency", "activation", "affinity_form", "affinity_heads", "box_border", "family", "ap",
+        "vocabulary", "gem_stream")}  # fmt: skip
+    extras = {name: [cell for table in difference.tables for row in paper.tables[table].rows if row.extra_of
+                     for column in paper.tables[table].columns if (cell := paper.cell(table, row.id, column))]
+              for name, difference in switches.items()}  # fmt: skip
+    for name in switches.keys() - {"settings.rp", "settings.affinity"}:  # no other value known; rows of their own
+        assert any(name.partition(".")[2] in cell.settings for cell in extras[name]), name
 
 
 def test_a_row_can_be_another_tables_run_in_some_columns() -> None:
@@ -263,6 +291,8 @@ def test_the_small_paper_is_valid() -> None:
         (lambda d: d["claims"][0].update(columns=["City"]), ["claim 'e'", "column 'City'"]),
         (lambda d: d["claims"][0].update(better="t.a"), ["same cell", "'t.a'"]),
         (lambda d: d["claims"][0].update(better_column="ADE"), ["better_column and worse_column"]),
+        (lambda d: d["claims"][0].update(explanations={"huge": {}}), ["explanations.huge", "'tiny'"]),
+        (lambda d: d["claims"][0].update(explanations={"tiny": {"true": "x"}}), ["explanations.tiny", "'supported'"]),
         (lambda d: d["tables"].update({"Table 2": d["tables"].pop("t")}), ["tables", "'Table 2'", "a-z"]),
         (lambda d: d.pop("models"), ["models", "required"]),
     ],

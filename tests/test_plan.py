@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from ovss.errors import UserError
+from ovss.plan.job import Job
 from ovss.plan.plan import Plan, load_plan
 from ovss.plan.project import Project
 from ovss.plan.rows import Empty
@@ -39,6 +41,22 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def keys(plan: Plan, stage: str) -> dict[str, str]:
     return {job.name: job.key for job in plan.jobs.values() if job.stage == stage}
+
+
+def cell(plan: Plan, where: str) -> Job:
+    """The one job of ``paper.table.row.column``."""
+    paper, table, row, column = where.split(".")
+    made = plan.cells[paper, table, row, column]
+    assert not isinstance(made, Empty), made.why
+    return made[0]
+
+
+def rows(plan: Plan) -> dict[str, Job]:
+    return {job.key: job for job in plan.jobs.values() if job.stage == "evaluate"}
+
+
+def new_rows(before: Plan, after: Plan) -> set[str]:
+    return rows(after).keys() - rows(before).keys()
 
 
 def test_the_same_files_give_the_same_plan(root: Path, copy: Path) -> None:
@@ -100,8 +118,8 @@ def test_rows_of_one_source_and_model_share_a_pass(root: Path) -> None:
 
 def test_every_cell_has_jobs_or_a_reason(root: Path) -> None:
     for scale in ("smoke", "tiny", "small", "full"):
-        for at, cell in load_plan(root, scale).cells.items():
-            assert cell.why if isinstance(cell, Empty) else cell, at
+        for at, made in load_plan(root, scale).cells.items():
+            assert made.why if isinstance(made, Empty) else made, at
 
 
 def test_the_dense_rows_fill_every_column_of_freecp_table_2_at_the_tiny_scale(root: Path) -> None:
@@ -109,6 +127,102 @@ def test_the_dense_rows_fill_every_column_of_freecp_table_2_at_the_tiny_scale(ro
     for row in ("clip", "maskclip", "gem", "clearclip", "sclip"):
         for column in ("VOC21", "PC60", "Object", "VOC20", "City", "PC59", "ADE", "Stuff"):
             assert not isinstance(plan.cells["freecp", "table2", row, column], Empty), (row, column)
+
+
+def test_a_freecp_row_has_descriptions_of_its_own_queries_and_sizes_of_its_scale(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    row = cell(plan, "freecp.table2.sclip_freecp.ADE")
+    assert set(row.inputs) == {"model", "source", "text", "descriptions"}
+    text, described = row.inputs["text"].params, row.inputs["descriptions"].params
+    assert (text["templates"], described["templates"]) == ("tiny", "tiny_scenes")
+    assert text["queries"] == described["queries"] and "sentences" not in text
+    assert set(described["sentences"]) == {word for words in described["queries"] for word in words}
+    assert row.params["protocol"]["ambiguity_crop"] == 32 and row.params["protocol"]["logit_scale"] is None
+    for where in ("table3.rp", "table1.refine_with_gt", "table3.baseline_freecp_protocol"):
+        other = cell(plan, f"freecp.{where}.ADE")
+        assert set(other.inputs) == {"model", "source", "text"}, where
+        assert not {"descriptions", "ambiguity_crop"} & set(other.params["protocol"]), where
+    texts = {row: cell(plan, f"freecp.table4.{row}.GEM").inputs
+             for row in ("freecp_vicuna_vicuna", "freecp_template_gpt35", "baseline_gpt35")}  # fmt: skip
+    assert texts["freecp_vicuna_vicuna"]["text"] is texts["freecp_vicuna_vicuna"]["descriptions"]
+    assert texts["freecp_template_gpt35"]["descriptions"] is texts["baseline_gpt35"]["text"]
+    assert texts["baseline_gpt35"]["text"].params["templates"] == "tiny_names"
+
+
+def test_one_run_stands_in_all_three_tables_that_print_it(root: Path) -> None:
+    plan = load_plan(root, "tiny")
+    for column in ("VOC21", "PC60", "Object", "City", "ADE", "Stuff"):
+        places = ("table2.sclip_freecp", "table3.rp_ap", "table5.clip")
+        assert len({cell(plan, f"freecp.{place}.{column}").key for place in places}) == 1, column
+    for base, row in (("MaskCLIP", "maskclip"), ("SCLIP", "sclip"), ("GEM", "gem"), ("ClearCLIP", "clearclip")):
+        one = cell(plan, f"freecp.table4.freecp_template_vicuna.{base}")
+        assert one.key == cell(plan, f"freecp.table2.{row}_freecp.ADE").key
+
+
+def test_the_other_model_is_an_input_and_its_code_counts_for_its_rows_alone(root: Path, copy: Path) -> None:
+    plan = load_plan(root, "tiny")
+    row = cell(plan, "freecp.table5.dino.ADE")
+    assert row.inputs["companion_dino"].stage == "train_dino" and "transformers" in row.packages
+    assert "ovss.models.companions" in row.sources and row.group == cell(plan, "freecp.table5.clip.ADE").group
+    companions = copy / "src" / "ovss" / "models" / "companions.py"
+    companions.write_text(companions.read_text(encoding="utf-8") + "\nADDED = 1\n", encoding="utf-8")
+    after = load_plan(copy, "tiny")
+    with_companion = {key for key, job in rows(after).items() if "companion_dino" in job.inputs}
+    assert with_companion and new_rows(plan, after) == with_companion
+
+
+def test_other_sentences_run_the_rows_again_that_read_them(root: Path, copy: Path) -> None:
+    edit(copy / "datasets.yaml", "resource: tiny_scenes.json", "resource: tiny_names.json")
+    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    texts = {key: {job.params["protocol"][name] for name in ("templates", "descriptions") if name in
+                   job.params["protocol"]} for key, job in rows(after).items()}  # fmt: skip
+    reading = {key for key, names in texts.items() if "tiny_scenes" in names}
+    assert reading and new_rows(before, after) == reading
+    for job in (rows(after)[key] for key in reading):
+        if job.params["method"] == "freecp":
+            assert job.params["settings"]["purification"] in ("ap", "ap_rp", "rp_ap")
+        else:
+            assert job.params["protocol"]["templates"] == "tiny_scenes"
+
+
+@pytest.mark.parametrize(
+    ("scale", "where", "why"),
+    [
+        ("tiny", "table5.sam.ADE", r"^companion sam: no tiny counterpart of this model$"),
+        ("tiny", "table5.maskformer.ADE", r"^companion maskformer: no tiny counterpart of this model$"),
+        ("tiny", "table6.l14_freecp.ADE", r"^no tiny counterpart of this model$"),
+        ("tiny", "table6.r50x16_freecp.ADE", r"^no tiny counterpart of this model$"),
+        ("full", "table4.freecp_template_gpt35.SCLIP",
+         r"data/manual/descriptions_gpt35/ade20k\.json \(FreeCP did not publish them; write .* 'ovss describe"),
+        ("full", "table4.baseline_gpt35.GEM", r"data/manual/descriptions_gpt35/ade20k\.json"),
+    ],
+)  # fmt: skip
+def test_a_cell_of_freecp_that_stays_empty_says_what_is_missing(root: Path, scale: str, where: str, why: str) -> None:
+    table, row, column = where.split(".")
+    found = load_plan(root, scale).cells["freecp", table, row, column]
+    assert isinstance(found, Empty) and re.search(why, found.why), found
+
+
+def test_the_full_plan_downloads_descriptions_and_the_other_models(root: Path) -> None:
+    plan = load_plan(root, "full")
+    text = cell(plan, "freecp.table2.gem_freecp.ADE").inputs["descriptions"]
+    assert text.inputs["sentences"].stage == "fetch" and text.params["sentences_file"] == "ade20k.py"
+    for where, name in (("table5.dino", "dino"), ("table5.sam", "sam"), ("table5.maskformer", "maskformer"),
+                        ("table6.r50x16_freecp", "dino")):  # fmt: skip
+        row = cell(plan, f"freecp.{where}.ADE")
+        assert row.inputs[f"companion_{name}"].stage == "weights", where
+        assert row.params["protocol"]["ambiguity_crop"] == 112
+
+
+def test_explanations_change_the_claims_of_their_scale_alone(root: Path, copy: Path) -> None:
+    edit(copy / "papers" / "freecp.yaml", "    worse: table2.clip\n",
+         "    worse: table2.clip\n    explanations: {tiny: {contradicted: too few steps}}\n")  # fmt: skip
+    for scale, changed in (("tiny", {"freecp"}), ("smoke", set())):
+        before, after = load_plan(root, scale), load_plan(copy, scale)
+        assert {name for name, job in after.claims.items() if job.key != before.claims[name].key} == changed
+        assert new_rows(before, after) == set()
+    (first, *_) = after.claims["freecp"].params["claims"]
+    assert first["explanations"] == {}
 
 
 def test_the_full_plan_needs_no_data_and_names_what_is_missing(root: Path) -> None:
@@ -181,8 +295,8 @@ def test_a_wrong_name_is_refused_with_file_key_and_what_is_allowed(
 
 
 def test_a_method_without_a_module_is_shown_as_not_implemented(root: Path) -> None:
-    cell = load_plan(root, "tiny").cells["reclippp", "table3", "fixed_query", "voc"]
-    assert isinstance(cell, Empty) and "not implemented: method reclippp" in cell.why
+    found = load_plan(root, "tiny").cells["reclippp", "table3", "fixed_query", "voc"]
+    assert isinstance(found, Empty) and "not implemented: method reclippp" in found.why
 
 
 def test_a_pass_planned_before_a_change_is_refused(root: Path) -> None:

@@ -147,6 +147,14 @@ def test_names_are_escaped(tiny: tuple[JobContext, str]) -> None:
     assert "GEM &lt;i&gt;" in text and "Segmentation &lt;tag&gt;" in text
 
 
+def test_explanations_stand_beside_their_claims_and_nowhere_else(tiny: tuple[JobContext, str]) -> None:
+    for name in report_inputs.papers():
+        claims = [tiny[1].split(f'id="{name}-claim-{name}-claim-{i}"')[1].split("</li>")[0].split("</tr>")[0]
+                  for i in range(4)]  # fmt: skip
+        assert [text.count("Because of") for text in claims] == [0, 1, 0, 1]
+        assert "Because of 1 &amp; so on." in claims[1]
+
+
 def test_page_is_small_and_figures_lie_beside_it(tiny: tuple[JobContext, str]) -> None:
     ctx, text = tiny
     assert len(text.encode()) < 3_000_000

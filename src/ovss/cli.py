@@ -101,6 +101,12 @@ def _schema(options: argparse.Namespace, root: Path) -> int:
     return check_schemas(root) if options.check else write_schemas(root)
 
 
+def _describe(options: argparse.Namespace, root: Path) -> int:
+    from ovss.describe import main as describe
+
+    return describe(options.words, options.model, options.out, options.seed)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovss", description="Reproduce five papers on open-vocabulary semantic segmentation, table by table."
@@ -132,6 +138,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--keep", metavar="REV", nargs="*", default=[], help="commits whose outputs stay, too")
     sub = add("schema", _schema, "write the JSON schemas of the YAML files", False)
     sub.add_argument("--check", action="store_true", help="only say whether they are up to date")
+    sub = add("describe", _describe, "write descriptions of class names with a local language model", False)
+    sub.add_argument(
+        "--words", required=True, metavar="FILE", help="a class list: one class per line, names after ', '"
+    )
+    sub.add_argument("--model", required=True, metavar="MODEL", help="folder, or name on the Hugging Face hub")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON file; words in it are kept")
+    sub.add_argument("--seed", type=int, default=0)
     sub = add("publish", _publish, "copy finished tables, claims and report to results/ (used by the workflow)")
     sub.add_argument("target", nargs="?", help="a paper or a table (freecp, freecp_table2); default: everything")
     sub = add("job", _job, "run one job of the plan (used by the workflow)")

@@ -1,4 +1,8 @@
-"""``datasets.yaml``: archives (downloads), sources (one prepared split each), data sets (a source seen with labels)."""
+"""``datasets.yaml``: what is downloaded and how it is seen.
+
+Archives (downloads), descriptions (sentences of class names), sources (one prepared split each), data sets (a source
+seen with labels).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from ovss.config.base import Strict, load_yaml
+from ovss.config.descriptions import DescriptionSet
 from ovss.config.files import DownloadedFile, fetched
 from ovss.data.class_names import class_list
 from ovss.data.label_maps import LabelMap, RawValues
@@ -94,6 +99,7 @@ class Datasets(Strict):
     references: dict[str, str] = Field(default_factory=dict)
     namings: dict[str, Naming]
     archives: dict[str, Archive]
+    descriptions: dict[str, DescriptionSet] = Field(default_factory=dict)
     sources: dict[str, Source]
     datasets: dict[str, Dataset]
 
@@ -102,6 +108,12 @@ class Datasets(Strict):
         for name, archive in self.archives.items():
             stated = (ref for file in archive.files for refs in file.stated_in.values() for ref in refs)
             _known(f"archives.{name}.files.stated_in", stated, self.references, "references")
+        for name, found in self.descriptions.items():
+            _known(f"descriptions.{name}.files", found.files, self.datasets, "datasets")
+            if found.archive is not None:
+                _known(f"descriptions.{name}.archive", [found.archive], self.archives, "archives")
+                files = {file.name: file for file in self.archives[found.archive].files}
+                _known(f"descriptions.{name}.files", found.files.values(), files, f"archives.{found.archive}.files")
         for name, source in self.sources.items():
             _known(f"sources.{name}.archives", source.archives, self.archives, "archives")
             _layout_exists(name, source.layout)

@@ -14,8 +14,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StrictFloat, StrictInt, StrictStr, model_validator
 
 from ovss.config.base import Strict
+from ovss.config.params import ScaleName
 from ovss.config.runs import Metric, Preset, Protocol, Run, Settings, Training, need, unique
 
+Verdict = Literal["supported", "contradicted", "inconclusive", "not_run"]
 Scalar = StrictStr | StrictInt | StrictFloat
 _IDENTIFIER = r"[a-z0-9_]+"
 Identifier = Annotated[str, Field(pattern=f"^{_IDENTIFIER}$")]
@@ -183,6 +185,9 @@ class Claim(Strict):
     better_column: str | None = None
     worse_column: str | None = None
     margin: float = Field(default=0.0, ge=0, description="In the column's unit.")
+    explanations: dict[ScaleName, dict[Verdict, str]] = Field(
+        default_factory=dict, description="By scale, then verdict: why it comes out so; shown where it does."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

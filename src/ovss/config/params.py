@@ -39,6 +39,9 @@ class Scale(Strict):
         description="data set (datasets.yaml) behind each column of the papers' tables; null: none yet at this scale"
     )
     templates: str | None = Field(default=None, description="prompt templates used in place of every protocol's own")
+    descriptions: dict[str, str] = Field(
+        default_factory=dict, description="set of descriptions used in place of each of the papers' sets"
+    )
     model_input: int | None = Field(
         default=None, gt=0, description="input size of the models; pixel sizes of protocols are scaled by it / 224"
     )

@@ -58,9 +58,16 @@ class Protocol(Strict):
         default="model", description="Mean and deviation: the model's own, CLIP's, ImageNet's, or none at all."
     )
     names: str = Field(description="Which class-name list of the data set (datasets.yaml, classes).")
-    templates: str = Field(description="Prompt templates that class names are put into.")
-    descriptions: str | None = Field(default=None, description="Sentences per class for ambiguity purification.")
-    logit_scale: float = Field(gt=0, description="Factor on cosines before the softmax over queries.")
+    templates: str = Field(description="Prompt templates that class names are put into, or a set of descriptions.")
+    descriptions: str | None = Field(
+        default=None, description="Set of descriptions (datasets.yaml) for ambiguity purification; null: the templates."
+    )
+    ambiguity_crop: int | None = Field(
+        default=None, gt=0, description="Side to which ambiguity purification resizes the regions it looks at."
+    )
+    logit_scale: float | None = Field(
+        gt=0, description="Factor on cosines before the softmax over queries; null: the model's own."
+    )
     prob_threshold: float = Field(default=0.0, ge=0, le=1, description="Less sure pixels become class 0.")
     area_threshold: float = Field(default=0.0, ge=0, le=1, description="Classes covering less of the foreground go.")
     background_threshold: float | None = Field(default=None, description="Constant plane for the class background.")
@@ -102,8 +109,8 @@ class Protocol(Strict):
 
     def params(self) -> dict[str, Any]:
         """JSON values for a row's parameters: fields without default always, the others where they differ."""
-        optional = ("resize", "normalisation", "descriptions", "background_threshold", "prompt_denoising", "scales",
-                    "flip", "pamr", "crf")  # fmt: skip
+        optional = ("resize", "normalisation", "descriptions", "ambiguity_crop", "background_threshold",
+                    "prompt_denoising", "scales", "flip", "pamr", "crf")  # fmt: skip
         values = self.model_dump(mode="json", exclude={"description", "per_column"})
         default = Protocol.model_fields
         return {key: value for key, value in values.items()

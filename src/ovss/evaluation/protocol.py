@@ -24,7 +24,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Protocol:
-    """Protocol values of one row on one data set; the meaning of each is in the papers' YAML schema."""
+    """Protocol values of one row on one data set; the meaning of each is in the papers' YAML schema.
+
+    The logit scale is always a number here: a row that names none gets its model's own.
+    """
 
     short_side: int
     crop: int | None
@@ -37,6 +40,7 @@ class Protocol:
     window_padding: Literal["none", "patch"] = "none"
     normalisation: Literal["model", "clip", "imagenet", "none"] = "model"
     descriptions: str | None = None
+    ambiguity_crop: int | None = None
     prob_threshold: float = 0.0
     area_threshold: float = 0.0
     background_threshold: float | None = None

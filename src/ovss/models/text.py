@@ -1,13 +1,16 @@
-"""Text features of class names: prompt ensembles, encoded once per (model, vocabulary) and kept.
+"""Text features of class names: ensembles of prompts or descriptions, encoded once per (model, vocabulary) and kept.
 
 Source: CLIP (Radford et al. 2021, section 3.1.4): encode every prompt of a word, normalise, mean, normalise again.
+FreeCP (section 4.2) averages the sentences that describe a word in the same way.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ovss.data.descriptions import read_sentences, sentences_of
 from ovss.errors import UserError
-from ovss.jobs import JobContext
+from ovss.jobs import Item, JobContext
 from ovss.models.clip import Clip, load_clip, read_state
 from ovss.models.templates import templates
 
@@ -30,11 +34,20 @@ class Vocabulary:
     """Queries of a data set and their features.
 
     queries: Q words. features: (Q, D) float32, unit norm. query_class: (Q,) int64, class of each query, ascending.
+    descriptions: (Q, D), features of the same words by their descriptions; None: the row has none. background: class 0
+    is "none of the others".
     """
 
     queries: tuple[str, ...]
     features: Tensor
     query_class: Tensor
+    descriptions: Tensor | None = None
+    background: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of the features: equal for vocabularies that no score can tell apart."""
+        return hashlib.sha256(self.features.cpu().numpy().tobytes()).hexdigest()
 
     @property
     def num_classes(self) -> int:
@@ -115,7 +128,12 @@ def encode_words(clip: Clip, words: Sequence[str], forms: Sequence[str]) -> Tens
     Returns:
         (len(words), D) float32, unit norm.
     """
-    return torch.stack([mean_feature(clip, [form.replace("{}", word) for form in forms]) for word in words])
+    return torch.stack([mean_feature(clip, fill(word, forms)) for word in words])
+
+
+def fill(word: str, forms: Sequence[str]) -> tuple[str, ...]:
+    """The prompts of a word."""
+    return tuple(form.replace("{}", word) for form in forms)
 
 
 def load_vocabulary(directory: Path, device: str = "cpu") -> Vocabulary:
@@ -137,20 +155,44 @@ def load_vocabulary(directory: Path, device: str = "cpu") -> Vocabulary:
 def run(ctx: JobContext) -> None:
     """Stage ``text``: features of every vocabulary of a pass with one model.
 
-    Item parameters: ``queries`` (names of each class), ``templates`` (a name of ``ovss.models.templates``, or any name
-    together with ``template_lines``). A word that several vocabularies share is encoded once.
+    Item parameters: ``queries`` (names of each class) and ``templates``, a name of ``ovss.models.templates``, or any
+    name together with ``template_lines``, ``sentences`` ({word: [sentence, ...]}) or ``sentences_file`` (a file in the
+    folder of the input ``sentences``; without it ``sentences.json``). Sentences are encoded as they are, without a
+    template. What several vocabularies of the pass share is encoded once.
+
+    Raises:
+        UserError: a word has no sentence (the message names the set and the word), or the sentences cannot be read.
     """
     (model,) = {item.inputs["model"] for item in ctx.items.values()}
     clip = load_clip(model, ctx.machine.device)
-    made: dict[tuple[str, tuple[str, ...]], Tensor] = {}
+    made: dict[tuple[str, ...], Tensor] = {}
     for name, item in ctx.items.items():
         queries, query_class = query_list(item.params["queries"])
+        texts = _texts(item, queries)
+        for ensemble in texts:
+            if ensemble not in made:
+                made[ensemble] = mean_feature(clip, ensemble).cpu()
+        _write(item.out, queries, torch.stack([made[ensemble] for ensemble in texts]), query_class)
+        facts = {"classes": int(query_class[-1]) + 1, "texts": sum(len(ensemble) for ensemble in texts)}
+        ctx.finish(name, {"queries": len(queries), **facts})
+
+
+def _texts(item: Item, queries: Sequence[str]) -> list[tuple[str, ...]]:
+    """What is encoded for each query: its own sentences, or the templates filled with it."""
+    table = _sentences(item)
+    if table is None:
         forms = templates(item.params["templates"], item.params.get("template_lines"))
-        for word in queries:
-            if (word, forms) not in made:
-                made[word, forms] = encode_words(clip, [word], forms)[0].cpu()
-        _write(item.out, queries, torch.stack([made[word, forms] for word in queries]), query_class)
-        ctx.finish(name, {"queries": len(queries), "classes": int(query_class[-1]) + 1, "templates": len(forms)})
+        return [fill(word, forms) for word in queries]
+    found = sentences_of(table, queries, f"descriptions {item.params['templates']}")
+    return [found[word] for word in queries]
+
+
+def _sentences(item: Item) -> Mapping[str, Sequence[str]] | None:
+    """Sentences of the item by query word, from its parameters or its input; None: it has none."""
+    if "sentences" in item.inputs:
+        return read_sentences(item.inputs["sentences"] / item.params.get("sentences_file", "sentences.json"))
+    given: Mapping[str, Sequence[str]] | None = item.params.get("sentences")
+    return given
 
 
 def _write(out: Path, queries: Sequence[str], features: Tensor, query_class: Tensor) -> None:

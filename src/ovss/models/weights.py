@@ -1,71 +1,26 @@
-"""Stage ``weights``: a downloaded CLIP checkpoint becomes a model directory (open_clip's hub layout).
+"""Stage ``weights``: a downloaded checkpoint becomes a model directory, by the library that knows the model.
 
-No arbitrary pickle is ever opened: TorchScript archives go through ``torch.jit.load`` (no Python code runs), pickles
-through ``torch.load(weights_only=True)``, safetensors through their own reader.
+CLIP: open_clip's hub layout. DINO, DINOv2, SAM: timm (``timm_models``). MaskFormer: ``transformers_models``.
 """
 
 from __future__ import annotations
 
 import json
-import pickle
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate, read_state
+from ovss.models import transformers_models
+from ovss.models.checkpoints import read_checkpoint
+from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate
 from ovss.models.openclip import open_clip
-
-# Numbers that OpenAI's archives carry among the tensors; the configuration has them.
-_NOT_WEIGHTS = frozenset({"input_resolution", "context_length", "vocab_size"})
-# What open_clip's own training loop puts before every name.
-_PREFIX = "module."
-
-
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Tensors of a TorchScript archive (OpenAI's .pt files)."""
-    with warnings.catch_warnings():
-        # torch asks for another format; OpenAI publishes its weights in this one only.
-        warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=FutureWarning)
-        return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-
-
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors of a PyTorch pickle that holds tensors and plain containers only; a ``state_dict`` entry is opened."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content)
-    return {key.removeprefix(_PREFIX): value for key, value in state.items()}
-
-
-READERS: Mapping[str, Callable[[Path], dict[str, Tensor]]] = {
-    "torchscript": read_torchscript,
-    "pickle": read_pickle,
-    "safetensors": read_state,
-}
-
-
-def read_checkpoint(path: Path, kind: str) -> dict[str, Tensor]:
-    """Tensors of a checkpoint, without OpenAI's numbers that are no weights.
-
-    Raises:
-        UserError: unknown format, or the file is missing, damaged or of another format.
-    """
-    if kind not in READERS:
-        raise UserError(f"format: '{kind}' is not one of {', '.join(READERS)}; mend weights.yaml")
-    if not path.is_file():
-        raise UserError(f"{path}: this file is missing; fetch the weights again")
-    try:
-        state = READERS[kind](path)
-    except (RuntimeError, pickle.UnpicklingError, OSError, AttributeError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as {kind} ({reason:.200}); fetch it again") from error
-    return {key: value for key, value in state.items() if key not in _NOT_WEIGHTS}
+from ovss.models.resized import Norm
+from ovss.models.timm_models import write_timm
 
 
 def model_config(architecture: str) -> dict[str, Any]:
@@ -101,20 +56,35 @@ def write_model(
 def run(ctx: JobContext) -> dict[str, object]:
     """Convert one checkpoint.
 
-    Parameters: ``weights`` (name), ``files`` (one file name), ``format`` (torchscript, pickle, safetensors), ``load``
-    with ``open_clip`` [architecture, tag], ``norm`` {mean, std, interpolation}. Input ``file``: the fetched folder.
-    Stored tensors keep their type (OpenAI's are float16); loading casts to float32.
+    Parameters: ``weights`` (name), ``files`` (names), ``format`` (torchscript, pickle, safetensors), ``load`` (what the
+    libraries call the model: ``open_clip`` [architecture, tag] goes before ``transformers``, which needs a
+    ``config.json`` among the files and ``input``, and that before ``timm``), ``norm`` {mean, std, interpolation}. Input
+    ``file``: the fetched folder. A CLIP's tensors keep their type (OpenAI's are float16); loading casts to float32.
 
     Returns:
         Facts: architecture and number of parameters.
 
     Raises:
-        UserError: no open_clip architecture or normalisation is stated, or the file does not fit it.
+        UserError: no way to load it or no normalisation is stated, or the file does not fit it.
     """
-    name, params = str(ctx.params["weights"]), ctx.params
-    if not params["load"].get("open_clip") or not params.get("norm"):
-        raise UserError(f"weights {name}: conversion needs load.open_clip and norm; add them to weights.yaml")
-    architecture = params["load"]["open_clip"][0]
-    state = read_checkpoint(ctx.inputs["file"] / params["files"][0], params["format"])
-    count = write_model(ctx.out, model_config(architecture), params["norm"], state, name)
+    name, params, source = str(ctx.params["weights"]), ctx.params, ctx.inputs["file"]
+    load, norm, files = params["load"], params.get("norm"), params["files"]
+    if not norm:
+        raise UserError(f"weights {name}: conversion needs norm; add it to weights.yaml")
+    if load.get("open_clip"):
+        architecture = load["open_clip"][0]
+        state = read_checkpoint(source / files[0], params["format"])
+        count = write_model(ctx.out, model_config(architecture), norm, state, name)
+    elif load.get("transformers") and transformers_models.CONFIG_FILE in files and params.get("input"):
+        architecture = load["transformers"]
+        count = transformers_models.write_transformers(ctx.out, source, Norm.of(norm), params["input"])
+    elif load.get("timm"):
+        architecture = load["timm"]
+        state = read_checkpoint(source / files[0], params["format"])
+        count = write_timm(ctx.out, architecture, Norm.of(norm), state)
+    else:
+        raise UserError(
+            f"weights {name}: conversion needs load.open_clip, load.timm, or load.transformers with input and a "
+            f"{transformers_models.CONFIG_FILE}; add it to weights.yaml"
+        )
     return {"architecture": architecture, "parameters": count}

@@ -65,11 +65,12 @@ class Project:
         return self.root / "src" / "ovss" / "resources"
 
     def job(self, stage: str, name: str, params: dict[str, Any], inputs: dict[str, Job], **more: Any) -> Job:
-        """A job of a stage; ``modules`` in ``more`` are those that the stage module imports by name."""
+        """A job of a stage; ``modules`` in ``more`` are imported by name, ``packages`` used beside the stage's own."""
         kind = STAGES[stage]
         modules = (kind.module, *more.pop("modules", ()))
         sources = self.closure.of(modules)
-        packages = {name: self.versions.get(name, "not locked") for name in kind.packages}
+        used = (*kind.packages, *more.pop("packages", ()))
+        packages = {name: self.versions.get(name, "not locked") for name in used}
         files = more.pop("files", {})
         seed = self.params.seed if kind.seeded else None
         return Job(stage, name, kind.module, params, inputs, {**sources, **files}, packages, seed=seed, **more)

@@ -11,13 +11,16 @@ from typing import Any
 from ovss.config.papers import Cell, Paper
 from ovss.config.params import Scale
 from ovss.errors import UserError
-from ovss.plan.data import class_queries, source_job
+from ovss.plan.data import source_job
 from ovss.plan.job import Job
 from ovss.plan.models import model_job
 from ovss.plan.project import Project
+from ovss.plan.texts import own_texts, text_job
 
 SEGMENTATION_METRICS = frozenset({"miou"})
-_PIXELS = ("short_side", "crop", "stride")
+# What the stage evaluate imports for rows with companion models, and for no other.
+_COMPANIONS = {"modules": ("ovss.models.companions",), "packages": ("transformers",)}
+_PIXELS = ("short_side", "crop", "stride", "ambiguity_crop")
 
 
 @dataclass(frozen=True)
@@ -98,18 +101,31 @@ class Rows:
             return Empty(source)
         if cell.model is None:
             return Empty("not implemented: rows without a model")
-        model = self._model(paper, cell.model)
-        if isinstance(model, str):
-            return Empty(model)
         protocol = self._protocol(cell)
-        text = self._text(name, protocol["names"], protocol["templates"], model)
+        inputs = self._inputs(paper, cell, name, protocol)
+        if isinstance(inputs, str):
+            return Empty(inputs)
         view = {"name": name, "labels": dataset.labels.model_dump(mode="json"), "num_classes": dataset.num_classes,
                 "background": dataset.background}  # fmt: skip
         params = {"method": cell.method, "settings": dict(cell.settings), "dataset": view, "protocol": protocol,
                   "examples": self.scale.examples}  # fmt: skip
-        inputs = {"model": model, "source": source, "text": text}
         shards = self._shards(dataset.source)
-        return [self._row(params | {"shard": [index, shards]}, inputs) for index in range(shards)]
+        return [self._row(params | {"shard": [index, shards]}, inputs | {"source": source}) for index in range(shards)]
+
+    def _inputs(self, paper: Paper, cell: Cell, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Job] | str:
+        """Models and texts of a cell, or why one of them is missing."""
+        model = self._model(paper, str(cell.model))
+        if isinstance(model, str):
+            return model
+        found: dict[str, Job | str] = {"model": model}
+        for key, texts in (("text", protocol["templates"]), ("descriptions", protocol.get("descriptions"))):
+            if texts:
+                found[key] = self._text(dataset, protocol["names"], texts, model)
+        for name, role in cell.companions.items():
+            made = self._model(paper, role)
+            found[f"companion_{name}"] = f"companion {name}: {made}" if isinstance(made, str) else made
+        missing = [why for why in found.values() if isinstance(why, str)]
+        return missing[0] if missing else {name: job for name, job in found.items() if isinstance(job, Job)}
 
     def _model(self, paper: Paper, role: str) -> Job | str:
         at = f"{paper.paper}.{role}"
@@ -124,10 +140,8 @@ class Rows:
         return -(-images // self.scale.shard_images)
 
     def _protocol(self, cell: Cell) -> dict[str, Any]:
-        """Protocol values of a row, with sizes in pixels of this scale's models and its own prompt templates."""
-        values = cell.protocol.params()
-        if self.scale.templates:
-            values["templates"] = self.scale.templates
+        """Protocol values of a row, with sizes in pixels of this scale's models and its own texts."""
+        values = own_texts(self.project, self.scale, cell.protocol.params())
         if self.scale.world is not None:
             values.pop("normalisation", None)  # models of the tiny world are fed as they were trained
         if self.scale.model_input and self.scale.model_patch:
@@ -137,24 +151,18 @@ class Rows:
                     values[name] = max(1, round(patches)) * self.scale.model_patch
         return values
 
-    def _text_job(self, dataset: str, names: str, templates: str, model: Job) -> Job:
-        queries = class_queries(self.project, dataset, names)
-        params: dict[str, Any] = {"queries": queries, "templates": templates}
-        own = self.project.resources / f"templates_{templates}.txt"
-        if own.is_file():
-            params["template_lines"] = own.read_text(encoding="utf-8").splitlines()
-        words = sum(len(words) for words in queries)
-        name = f"{len(queries)}classes-{words}queries-{templates}-{model.name}"
-        job = self.project.job("text", name, params, {"model": model}, group=model.name)
-        return self._jobs.setdefault(job.key, job)
+    def _text_job(self, dataset: str, names: str, texts: str, model: Job) -> Job | str:
+        job = text_job(self.project, self.scale, dataset, names, texts, model)
+        return job if isinstance(job, str) else self._jobs.setdefault(job.key, job)
 
     def _row(self, params: dict[str, Any], inputs: dict[str, Job]) -> Job:
-        method = f"ovss.methods.{params['method']}"
+        companions = _COMPANIONS if any(name.startswith("companion_") for name in inputs) else {}
+        modules = (f"ovss.methods.{params['method']}", *companions.get("modules", ()))
         index, count = params["shard"]
         shard = f"-{index:04d}of{count:04d}" if count > 1 else ""
         group = f"{inputs['source'].name}-{inputs['model'].name}{shard}"
         job = self.project.job("evaluate", _row_name(params, inputs) + shard, params, inputs,
-                               modules=(method,), group=group)  # fmt: skip
+                               modules=modules, packages=companions.get("packages", ()), group=group)  # fmt: skip
         return self._jobs.setdefault(job.key, job)
 
 

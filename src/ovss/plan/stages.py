@@ -25,6 +25,8 @@ class Stage:
 
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
+_EVALUATE = (*_DEEP, "scipy")
+_WEIGHTS = ("torch", "open-clip-torch", "safetensors", "timm", "transformers")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -34,9 +36,9 @@ STAGES: dict[str, Stage] = {
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
         Stage("train_clip", "ovss.training.clip", _DEEP, seeded=True, memory_mb=3000, minutes=120),
         Stage("train_dino", "ovss.training.dino", _DEEP, seeded=True, memory_mb=3000, minutes=120),
-        Stage("weights", "ovss.models.weights", ("torch", "open-clip-torch", "safetensors"), memory_mb=8000),
+        Stage("weights", "ovss.models.weights", _WEIGHTS, memory_mb=8000),
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
-        Stage("evaluate", "ovss.evaluation.evaluate", _DEEP, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
+        Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
         Stage("table", "ovss.report.table", ("numpy",), grouped=True, seeded=True),
         Stage("claims", "ovss.report.claims", ("numpy",), seeded=True),
         Stage("report", "ovss.report.page", ("numpy", "matplotlib", "seaborn", "pandas", "jinja2"), memory_mb=3000),

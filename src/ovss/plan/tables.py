@@ -131,7 +131,8 @@ class Tables:
             measure = {"metric": place.metric or table.metric, "absent": table.absent, "higher_is_better": higher}
             comparisons.append(sides | measure | {"worse_column": worse_column})
         keep = {"id", "text", "source", "better", "worse", "kind", "margin"}
-        return claim.model_dump(mode="json", include=keep) | {"comparisons": comparisons}
+        own = next((dict(texts) for scale, texts in claim.explanations.items() if scale == self.scale_name), {})
+        return claim.model_dump(mode="json", include=keep) | {"explanations": own, "comparisons": comparisons}
 
     def report(self, tables: dict[tuple[str, str], Job], claims: dict[str, Job]) -> Job:
         """The job of the report page."""

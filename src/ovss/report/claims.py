@@ -73,6 +73,11 @@ def run(ctx: JobContext) -> dict[str, object]:
 
 def check(claim: Mapping[str, Any], rows: Rows, margin: float) -> dict[str, Any]:
     """One claim as claims.json has it; ``margin`` is used where the claim has none of its own."""
+    found = _verdict(claim, rows, margin)
+    return found | {"explanation": (claim.get("explanations") or {}).get(found["verdict"])}
+
+
+def _verdict(claim: Mapping[str, Any], rows: Rows, margin: float) -> dict[str, Any]:
     margin = float(claim["margin"]) if claim.get("margin") is not None else margin
     kind = claim.get("kind") or "greater"
     compared = [_compare(entry, rows, kind, margin) for entry in claim.get("comparisons") or ()]

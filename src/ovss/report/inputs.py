@@ -26,7 +26,7 @@ _TABLE_FIELDS = (
     "columns",
     "rows",
 )
-_CLAIM_FIELDS = ("id", "text", "source", "verdict", "why", "columns")
+_CLAIM_FIELDS = ("id", "text", "source", "verdict", "why", "explanation", "columns")
 
 
 @dataclass(frozen=True)

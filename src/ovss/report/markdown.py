@@ -86,7 +86,7 @@ def _reasons(table: Mapping[str, Any]) -> list[str]:
 
 
 def claims_text(claims: Mapping[str, Any]) -> str:
-    """The claims of a paper: verdict, difference with interval, and the columns one by one."""
+    """The claims of a paper: verdict with its explanation, difference with interval, and the columns one by one."""
     words = {"supported": "supported", "contradicted": "contradicted", "inconclusive": "inconclusive",
              "not_run": "not run"}  # fmt: skip
     level = 100 * claims["bootstrap"]["level"]
@@ -95,7 +95,8 @@ def claims_text(claims: Mapping[str, Any]) -> str:
         numbers = [f"{entry['column']}: {_difference(entry)}" for entry in claim["columns"] if _has_number(entry)]
         left_out = [entry["column"] for entry in claim["columns"] if not _has_number(entry)]
         columns = "; ".join([*numbers, *([f"not run: {', '.join(left_out)}"] if numbers and left_out else [])])
-        lines.append([claim["text"], claim["source"], words[claim["verdict"]], _difference(claim), columns])
+        verdict = ". ".join(filter(None, [words[claim["verdict"]], claim.get("explanation")]))
+        lines.append([claim["text"], claim["source"], verdict, _difference(claim), columns])
     header = ["claim", "source", "verdict", "mean difference", "columns"]
     note = (
         f"Scale {claims['scale']}. Differences are better minus worse on the same images with their {level:g} % "

@@ -1,0 +1,149 @@
+"""One row of an evaluation pass: its method, vocabulary and companion models, and which rows share features."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ovss import methods
+from ovss.errors import UserError
+from ovss.evaluation.protocol import Geometry, Protocol
+from ovss.jobs import Item
+from ovss.models.clip import Clip
+from ovss.models.dense import HeadRule
+from ovss.models.features import Companion
+from ovss.models.position import PositionRule
+from ovss.models.text import Vocabulary, load_vocabulary
+
+COMPANION = "companion_"
+Load = Callable[[Path], Companion]
+
+
+@dataclass
+class Row:
+    """One row of the pass and what it has counted so far.
+
+    companions: models beside CLIP, by the name that the method gives them. uses_labels: whether the method is told what
+    an image shows.
+    """
+
+    name: str
+    out: Path
+    method: ModuleType
+    settings: Any
+    protocol: Protocol
+    vocabulary: Vocabulary
+    companions: Mapping[str, Companion]
+    uses_labels: bool
+    view: str
+    num_classes: int
+    examples: int
+    counts: list[tuple[str, npt.NDArray[np.int64]]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass
+class Group:
+    """Rows that share windows and what is computed from them: one geometry, and a companion's name is one model."""
+
+    geometry: Geometry
+    companions: dict[str, Companion]
+    rows: list[Row]
+
+    def takes(self, row: Row) -> bool:
+        """Whether a row can share this group's features."""
+        agree = all(self.companions.get(name, model) is model for name, model in row.companions.items())
+        return agree and row.protocol.geometry == self.geometry
+
+    def affinities(self) -> list[tuple[PositionRule, HeadRule]]:
+        """Affinities of CLIP that the methods name in advance."""
+        return [affinity for row in self.rows for affinity in _asked(row.method, "affinities", row.settings, ())]
+
+
+def group_rows(rows: Sequence[Row]) -> list[Group]:
+    """Rows in groups, in the order in which geometries first occur; how they fall changes cost and no result."""
+    groups: list[Group] = []
+    for row in rows:
+        group = next((group for group in groups if group.takes(row)), None)
+        if group is None:
+            group = Group(row.protocol.geometry, {}, [])
+            groups.append(group)
+        group.companions |= row.companions
+        group.rows.append(row)
+    return groups
+
+
+def companion_loader(device: str) -> Load:
+    """A function that loads each model directory once.
+
+    The module is named by text, so that only rows with companions depend on its sources (``plan.rows`` adds them).
+    """
+    return cache(lambda directory: importlib.import_module("ovss.models.companions").load_companion(directory, device))
+
+
+def read_row(name: str, item: Item, clip: Clip, load: Load) -> Row:
+    """A row from its parameters and inputs.
+
+    Raises:
+        UserError: unknown method, setting or protocol value, or texts that do not fit the data set or each other.
+    """
+    params, dataset = item.params, item.params["dataset"]
+    method = methods.load(params["method"])
+    settings = methods.read_settings(method.Settings, params["settings"], params["method"])
+    vocabulary = _vocabulary(item, str(clip.device))
+    if vocabulary.num_classes != dataset["num_classes"]:
+        raise UserError(
+            f"data set {dataset['name']}: the class list '{params['protocol']['names']}' has {vocabulary.num_classes} "
+            f"classes, the labels have {dataset['num_classes']}; give it a list with one line per class"
+        )
+    return Row(
+        name=name,
+        out=item.out,
+        method=method,
+        settings=settings,
+        protocol=_protocol(params["protocol"], clip),
+        vocabulary=vocabulary,
+        companions={name: load(path) for name, path in _companions(item.inputs)},
+        uses_labels=_asked(method, "uses_labels", settings, False),
+        view=dataset["name"],
+        num_classes=dataset["num_classes"],
+        examples=params.get("examples", 0),
+    )
+
+
+def _asked(method: ModuleType, question: str, settings: Any, default: Any) -> Any:
+    """What a method answers to an optional question about its settings."""
+    return getattr(method, question)(settings) if hasattr(method, question) else default
+
+
+def _companions(inputs: Mapping[str, Path]) -> Iterable[tuple[str, Path]]:
+    return ((name.removeprefix(COMPANION), path) for name, path in inputs.items() if name.startswith(COMPANION))
+
+
+def _protocol(values: Mapping[str, Any], clip: Clip) -> Protocol:
+    """The row's protocol, with the model's own logit scale where it names none."""
+    own = {"logit_scale": clip.logit_scale} if values.get("logit_scale", 0) is None else {}
+    return Protocol.read({**values, **own})
+
+
+def _vocabulary(item: Item, device: str) -> Vocabulary:
+    """Queries with their features, and with those of their descriptions where the row has them."""
+    vocabulary = load_vocabulary(item.inputs["text"], device)
+    background = item.params["dataset"]["background"]
+    if "descriptions" not in item.inputs:
+        return replace(vocabulary, background=background)
+    described = load_vocabulary(item.inputs["descriptions"], device)
+    if described.queries != vocabulary.queries or not described.query_class.equal(vocabulary.query_class):
+        raise UserError(
+            f"{item.inputs['descriptions']}: describes other words than {item.inputs['text']} has; "
+            "plan the row again so that both are made from one class list"
+        )
+    return replace(vocabulary, background=background, descriptions=described.features)
