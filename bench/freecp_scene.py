@@ -37,7 +37,7 @@ DATA = {"stuff": (0, 171, 0.05, 0.7), "ade": (0, 150, 0.05, 0.7), "voc21": (26, 
 REGIONS = 10
 SHARPNESS = 2.0  # on queries and keys
 SPECIFIC = 0.25  # part of a text that is not common to all, as cosines between class names are high
-TEXTURE, NOISE = 10.0, 2.0  # of the image, 8-bit steps
+TEXTURE, NOISE = 3.0, 1.0  # of the image, 8-bit steps
 TWIN_NOISE, TEXT_NOISE = 0.15, 0.1
 
 

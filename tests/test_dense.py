@@ -169,6 +169,14 @@ def test_more_gem_iterations_change_the_result(clip) -> None:
     assert (one - two).abs().max() > 1e-4
 
 
+def test_resnet_drops_pixels_that_fill_no_position() -> None:
+    clip, images = small_clip(RESNET_CONFIG), windows(1, 95, 127)
+    ragged, whole = Features(clip, images), Features(clip, images[:, :, :64, :96])
+    assert ragged.patch_grid() == (2, 3)
+    made = ragged.get("dense", variant="MaskCLIP", family="full_block")
+    assert torch.equal(made, whole.get("dense", variant="MaskCLIP", family="full_block"))
+
+
 def test_resnet_features_are_the_value_and_output_convolutions() -> None:
     clip = small_clip(RESNET_CONFIG)
     images, visual, pool = windows(1, 64, 96), clip.visual, clip.visual.attnpool

@@ -18,9 +18,10 @@ def resnet_features(visual: Any, windows: Tensor) -> Tensor:
         windows: (W, 3, Hc, Wc) float32, normalised RGB.
 
     Returns:
-        (W, h*w, D) float32, h = Hc // 32, w = Wc // 32 where the sides are multiples of 32.
+        (W, h*w, D) float32, h = Hc // 32, w = Wc // 32; pixels that fill no position are dropped, as in a transformer.
     """
-    maps = visual.stem(windows)
+    height, width = (side // STRIDE * STRIDE for side in windows.shape[-2:])
+    maps = visual.stem(windows[:, :, :height, :width])
     for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
         maps = stage(maps)
     pool = visual.attnpool
