@@ -10,6 +10,7 @@ neither blind to place nor uniform.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,7 @@ BASES = ("vanilla", "MaskCLIP", "SCLIP", "ClearCLIP", "GEM")
 TEXTS = ("template", "vicuna", "gpt35")
 # Words of the background, classes without it, thresholds rp and ap.
 DATA = {"stuff": (0, 171, 0.05, 0.7), "ade": (0, 150, 0.05, 0.7), "voc21": (26, 20, 0.15, 0.8)}
+LOGIT_SCALE = 100.0  # of OpenAI's models
 REGIONS = 10
 SHARPNESS = 2.0  # on queries and keys
 SPECIFIC = 0.25  # part of a text that is not common to all, as cosines between class names are high
@@ -66,6 +68,7 @@ class Scene:
 def write_model(folder: Path) -> None:
     """A model directory of ViT-B/16 with random weights."""
     clip = random_clip("cpu")
+    clip.model.logit_scale.fill_(math.log(LOGIT_SCALE))
     table = clip.visual.positional_embedding
     coarse = table[1:].T.reshape(1, -1, *clip.visual.grid_size)[:, :, ::4, ::4]
     table[1:] = F.interpolate(coarse, clip.visual.grid_size, mode="bicubic")[0].flatten(1).T
@@ -97,7 +100,7 @@ def read_scene(file: Path, clip: Clip) -> Scene:
 
 
 def make_protocol(short_side: int, crop: int) -> Protocol:
-    return Protocol(short_side, crop, 112, "none", "none", 100.0, ambiguity_crop=112)
+    return Protocol(short_side, crop, 112, "none", "none", LOGIT_SCALE, ambiguity_crop=112)
 
 
 def picture(size: tuple[int, int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
