@@ -22,6 +22,8 @@ from ovss.methods import read_settings
 from ovss.methods._freecp_boxes import box_mask, boxes, bright, union
 from ovss.methods._freecp_decide import decide_maps
 from ovss.methods.freecp import Settings, Windows, affinities, segment, uses_labels
+from ovss.models import crops
+from ovss.models.crops import crop_features
 from ovss.models.features import Features
 from ovss.models.text import Vocabulary
 from ovss.models.windows import cut_windows, make_grid, stitch
@@ -161,7 +163,8 @@ def test_losers_go_from_the_window_or_from_the_box_alone() -> None:
     kept = torch.ones(1, 3, dtype=torch.bool)
     assert purify.keep_groups(kept, found, [0, 0]).tolist() == [[True, False, True]]
     assert purify.keep_groups(kept, found, [0, 1]).tolist() == [[True, True, True]]
-    assert purify.keep_groups(kept, found, [0, None]).tolist() == [[True, True, True]]
+    assert purify.contested([*found, purify.Region(0, (0, 1), (1, 1, 1, 3))]) == []
+    assert purify.contested([*found, purify.Region(1, (0, 1), (1, 1, 1, 3))]) == found
     cleared = purify.clear_regions(maps, found, [0, 1], (2, 3))[0]
     assert cleared[0].tolist() == [1, 1, 1, 1, 0, 0]
     assert cleared[1].tolist() == [0, 0, 1, 1, 1, 1]
@@ -328,12 +331,24 @@ def test_protocol_steps_that_freecp_does_not_have_are_refused(clip, view, words)
                 [features(clip, view)], settings)  # fmt: skip
 
 
-def test_windows_are_cut_before_crops(clip, view, words) -> None:
-    """A crop comes from the window's own pixels, in patches of the model."""
-    window = opened(clip, view, words)
+def test_a_crop_is_cut_from_its_window_in_patches(clip, view) -> None:
     with torch.inference_mode():
-        whole = [purify.Region(1, (0, 1), (0, 0, 4, 4))]
-        cut = cut_windows(view.input, view.grid)[1:2]
+        cut = cut_windows(view.input, view.grid)[1:2, :, 8:32, 0:16]
         small = F.interpolate(cut, size=(CROP, CROP), mode="bilinear", align_corners=False)
         expected = Features(clip, small).get("image", position="scale")
-        torch.testing.assert_close(window.crop_features(whole, CROP), expected, rtol=0, atol=1e-5)
+        ours = crop_features(features(clip, view), [(1, 1, 0, 4, 2)], CROP, "scale")
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
+
+
+def test_a_crop_has_the_same_bits_whoever_asked_before(clip, view, monkeypatch) -> None:
+    cuts = [(w, y, x, y + 2, x + 2) for w in range(3) for y in range(3) for x in range(3)]
+    with torch.inference_mode():
+        together = crop_features(features(clip, view), cuts, CROP, "scale")
+        one_by_one, calls = features(clip, view), []
+        encode = crops.encode_images
+        monkeypatch.setattr(crops, "encode_images", lambda *a: calls.append(1) or encode(*a))
+        for cut, expected in zip(reversed(cuts), together.flip(0), strict=True):
+            assert torch.equal(crop_features(one_by_one, [cut], CROP, "scale")[0], expected)
+        again = crop_features(one_by_one, cuts, CROP, "scale")
+    assert torch.equal(again, together)
+    assert len(calls) == len(cuts)

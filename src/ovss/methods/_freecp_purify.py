@@ -100,19 +100,25 @@ def regions(
     return [Region(found[number][0], found[number][1], (y0, x0, y1, x1)) for number, y0, x0, y1, x1 in rows]
 
 
+def contested(found: Sequence[Region]) -> list[Region]:
+    """Regions of the groups that have no empty one: an empty region keeps its whole group, whatever the others say."""
+    settled = {(region.window, region.members) for region in found if region.empty}
+    return [region for region in found if (region.window, region.members) not in settled]
+
+
 def keep_groups(kept: Tensor, found: Sequence[Region], winners: Sequence[int | None]) -> Tensor:
-    """Released rule: a member of a group stays where it wins a region or where a region is empty; (W, F) -> (W, F).
+    """Released rule: a member of a group stays where it wins a region, (W, F) bool -> (W, F) bool.
 
     Args:
-        kept: (W, F) bool, classes that are left.
-        found: all regions.
-        winners: winning class of each region; None where it is empty, which keeps the whole group.
+        kept: classes that are left.
+        found: regions of the groups to decide, see ``contested``.
+        winners: winning class of each region.
     """
     stays = kept.clone()
     for region in found:
         stays[region.window, list(region.members)] = False
     for region, winner in zip(found, winners, strict=True):
-        stays[region.window, list(region.members) if winner is None else winner] = True
+        stays[region.window, winner] = True
     return stays
 
 

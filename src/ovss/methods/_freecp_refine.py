@@ -75,11 +75,12 @@ def class_maps(maps: Tensor, query_class: Tensor, num_background: int) -> Tensor
 
 
 def balanced(affinity: Tensor, rounds: int, epsilon: float) -> Tensor:
-    """Columns then rows divided by their sums, ``rounds`` times, then made symmetric: (W, n, n) -> (W, n, n).
+    """Columns then rows divided by their sums, ``rounds`` times, then made symmetric: (W, n, n) -> (W, n, n) float64.
 
-    Sums below ``epsilon`` count as epsilon; an attention matrix has none, masks of other models may.
+    Sums below ``epsilon`` count as epsilon; an attention matrix has none, masks of other models may. In double
+    precision, because what is near even leaves small differences to the rescaling that follows.
     """
-    flow = affinity
+    flow = affinity.double()
     for _ in range(rounds):
         flow = flow / flow.sum(dim=1, keepdim=True).clamp_min(epsilon)
         flow = flow / flow.sum(dim=2, keepdim=True).clamp_min(epsilon)
@@ -87,7 +88,7 @@ def balanced(affinity: Tensor, rounds: int, epsilon: float) -> Tensor:
 
 
 def transition(affinity: Tensor, rounds: int, epsilon: float) -> Tensor:
-    """The release's transition matrix: balanced, then squared, (W, n, n) -> (W, n, n)."""
+    """The release's transition matrix: balanced, then squared, (W, n, n) -> (W, n, n) float64."""
     once = balanced(affinity, rounds, epsilon)
     return once @ once
 
@@ -104,12 +105,13 @@ def spread(maps: Tensor, flow: Tensor, steps: int, epsilon: float) -> Tensor:
         epsilon: keeps the maps of a class without any box at 0.
 
     Returns:
-        (W, F, n).
+        (W, F, n) float32; the products are in double precision.
     """
+    flow, carried = flow.double().transpose(1, 2), maps.double()
     for _ in range(steps):
-        maps = maps @ flow.transpose(1, 2)
-    low, high = maps.amin(dim=2, keepdim=True), maps.amax(dim=2, keepdim=True)
-    return (maps - low) / (high - low + epsilon)
+        carried = carried @ flow
+    low, high = carried.amin(dim=2, keepdim=True), carried.amax(dim=2, keepdim=True)
+    return ((carried - low) / (high - low + epsilon)).float()
 
 
 def masked(maps: Tensor, grid: tuple[int, int], threshold: float, border: Border) -> Tensor:

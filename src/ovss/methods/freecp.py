@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.errors import UserError
@@ -25,8 +24,9 @@ from ovss.methods import _freecp_refine as refine
 from ovss.methods._bases import Family, Variant, describe, patch_features
 from ovss.methods._freecp_boxes import Border
 from ovss.methods._freecp_decide import decide_maps
+from ovss.models.crops import crop_features
 from ovss.models.dense import HeadRule
-from ovss.models.features import Features, image_features
+from ovss.models.features import Features
 from ovss.models.position import PositionRule
 from ovss.models.text import Vocabulary
 
@@ -243,11 +243,11 @@ class Windows:
             kept = self.consistent()
         if "ap" in s.purification:
             found = self.regions()
-            winners = self.winners(found, crop)
             if s.loser_scope == "box":
-                refined = purify.clear_regions(refined, found, winners, self.grid)
+                refined = purify.clear_regions(refined, found, self.winners(found, crop), self.grid)
             else:
-                kept = purify.keep_groups(kept, found, winners)
+                found = purify.contested(found)
+                kept = purify.keep_groups(kept, found, self.winners(found, crop))
         if s.purification == "ap_rp":
             kept = kept & self.consistent()
         return refined, kept
@@ -277,24 +277,12 @@ class Windows:
             lambda: purify.regions(self.maps().refined, self.groups(), self.grid, s.box_threshold, s.box_border),
         )
 
-    def crop_features(self, found: Sequence[purify.Region], crop: int) -> Tensor:
-        """Class-token features of the crops of all regions that are not empty, (K, D), in one batch."""
-        cuts = tuple((region.window, *region.box) for region in found if not region.empty)
-        return self.features.once(
-            ("freecp crops", cuts, crop, self.settings.position), lambda: self._crop_features(cuts, crop)
-        )
-
-    def _crop_features(self, cuts: Sequence[tuple[int, ...]], crop: int) -> Tensor:
-        side, windows = self.features.clip.patch_size, self.features.windows
-        crops = [windows[w : w + 1, :, y0 * side : y1 * side, x0 * side : x1 * side] for w, y0, x0, y1, x1 in cuts]
-        resized = [F.interpolate(part, size=(crop, crop), mode="bilinear", align_corners=False) for part in crops]
-        return image_features(self.features.clip, torch.cat(resized), self.settings.position)
-
     def region_logits(self, found: Sequence[purify.Region], crop: int) -> Tensor:
         """Logits of all classes at the crops of the regions that are not empty, (K, F)."""
         vocabulary = self.vocabulary
         text = vocabulary.features if vocabulary.descriptions is None else vocabulary.descriptions
-        scores = self.scale * self.crop_features(found, crop) @ text.T
+        cuts = [(region.window, *region.box) for region in found if not region.empty]
+        scores = self.scale * crop_features(self.features, cuts, crop, self.settings.position) @ text.T
         return refine.class_maps(scores[:, :, None], vocabulary.query_class, self.num_background)[:, :, 0]
 
     def winners(self, found: Sequence[purify.Region], crop: int | None) -> list[int | None]:

@@ -7,7 +7,7 @@ images would make a result depend on its neighbours; this way it depends on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -67,6 +67,13 @@ class Features:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+    def many(self, keys: Sequence[tuple[object, ...]], make: Callable[[list[Any]], Iterable[Any]]) -> list[Any]:
+        """As ``once`` for several keys: ``make`` gets those that nobody has asked for yet and returns one each."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self._made]
+        if missing:
+            self._made.update(zip(missing, make(missing), strict=True))
+        return [self._made[key] for key in keys]
 
     def block_inputs(self, position: PositionRule) -> list[list[Tensor]]:
         """Chunks of windows; per chunk the L block inputs (w, N, d). At the native grid the rules do not differ."""
@@ -205,15 +212,6 @@ def _affinity(features: Features, position: PositionRule = "scale", heads: dense
 def _companion_affinity(features: Features, which: str) -> Tensor:
     """Affinity between patches by another model on the same patch grid, (W, n, n)."""
     return features.companion(which).affinity(features.colours(), features.patch_grid())
-
-
-def image_features(clip: Clip, images: Tensor, position: PositionRule) -> Tensor:
-    """Unit class-token features of images of one size by the network as trained, (K, 3, H, W) -> (K, D)."""
-    if not clip.is_transformer:
-        return resnet.resnet_image_features(resnet.resnet_features(clip.visual, images))
-    tokens = (images.shape[2] // clip.patch_size) * (images.shape[3] // clip.patch_size) + 1
-    chunks = images.split(max(1, CHUNK_TOKENS // tokens))
-    return torch.cat([dense.encode_images(clip.visual, chunk, position) for chunk in chunks])
 
 
 FEATURES: dict[str, Callable[..., Tensor]] = {
