@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from ovss.methods._freecp_boxes import Border, boxes, bright
@@ -75,9 +74,14 @@ def groups(maps: Tensor, classes: Sequence[int], limit: float, form: Consistency
     """
     if len(classes) < 2:
         return []
-    edges = (overlaps(maps[list(classes)], form) >= limit).cpu().numpy()
-    count, number = connected_components(edges, directed=False)
-    members = [tuple(classes[i] for i in np.flatnonzero(number == group).tolist()) for group in range(count)]
+    reach = (overlaps(maps[list(classes)], form) >= limit).cpu().numpy()
+    np.fill_diagonal(reach, True)
+    if reach.sum() == len(reach):
+        return []
+    # Classes reached in ever more steps, until there are no more.
+    while not np.array_equal(reach, wider := reach @ reach):
+        reach = wider
+    members = {tuple(classes[i] for i in np.flatnonzero(row).tolist()) for row in reach}
     return sorted(group for group in members if len(group) > 1)
 
 
