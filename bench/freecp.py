@@ -31,8 +31,8 @@ from freecp_scene import BASES, DATA, Scene, read_scene, write_model, write_scen
 
 from ovss.evaluation.batch import Batch
 from ovss.methods import dense_clip, freecp
-from ovss.models import dense, gem
-from ovss.models.clip import Clip, load_clip
+from ovss.models import crops, dense, gem
+from ovss.models.clip import Clip, load_clip, without_text
 from ovss.models.features import Features
 from ovss.models.text import Vocabulary
 
@@ -61,7 +61,7 @@ PARTS: tuple[tuple[Any, str, str], ...] = (
     (freecp.purify, "regions", "boxes"),
     (freecp.purify, "consistency", "consistency, groups"),
     (freecp.purify, "groups", "consistency, groups"),
-    (freecp, "image_features", "crops"),
+    (crops, "encode_images", "crops"),
     (freecp, "decide_maps", "stitching, decision"),
     (dense_clip, "decide", "stitching, decision"),
 )
@@ -177,22 +177,22 @@ def print_times(clip: Clip, scene: Scene, rows: list[Row]) -> int:
         f"  one plain SCLIP pass {base:7.2f} s\n"
         f"  all {len(rows)} rows          {together:7.2f} s, ratio {together / base:.2f}"
     )
-    crops = crops_encoded(shared, scene, rows)
-    print_maps(shared, scene, rows, crops)
+    encoded = crops_encoded(shared, scene, rows)
+    print_maps(shared, scene, rows, encoded)
     for title, chosen in (("one plain SCLIP pass", plain), ("all rows", rows)):
         clock = Clock(torch.cuda.is_initialized())
         clock.run(partial(run_rows, clip, scene, chosen))
         print(f"  {title}, by part:")
         for part, seconds in sorted(clock.seconds.items(), key=lambda item: -item[1]):
             print(f"    {part:26s} {seconds:7.2f} s  {seconds / base:5.2f} of a plain pass")
-    return crops
+    return encoded
 
 
 def freecp_windows(shared: Features, scene: Scene, row: Row) -> freecp.Windows:
     return freecp.Windows(shared, row.vocabulary, row.settings, scene.protocol.logit_scale)
 
 
-def print_maps(shared: Features, scene: Scene, rows: list[Row], crops: int) -> None:
+def print_maps(shared: Features, scene: Scene, rows: list[Row], encoded: int) -> None:
     """How much there is to purify."""
     for base in BASES:
         row = next(row for row in rows if row.name == f"{base} + FreeCP")
@@ -202,21 +202,20 @@ def print_maps(shared: Features, scene: Scene, rows: list[Row], crops: int) -> N
         print(
             f"    {base:10s} classes with a map per window {filled}, left by RP {left}, boxes {len(window.regions())}"
         )
-    print(f"    different crops in all rows: {crops}")
+    print(f"    crops encoded for all rows: {encoded}")
 
 
 def crops_encoded(shared: Features, scene: Scene, rows: list[Row]) -> int:
-    """Different crops by position rule."""
+    """Different crops, by position rule, of the regions that decide anything."""
     found = set()
     for row in rows:
         if row.module is freecp and "ap" in row.settings.purification:
-            for region in freecp_windows(shared, scene, row).regions():
-                if not region.empty:
-                    found.add((row.settings.position, region.window, region.box))
+            for region in freecp.purify.contested(freecp_windows(shared, scene, row).regions()):
+                found.add((row.settings.position, region.window, region.box))
     return len(found)
 
 
-def print_cost(clip: Clip, scene: Scene, crops: int) -> None:
+def print_cost(clip: Clip, scene: Scene, encoded: int) -> None:
     """Operation counts of the encoder and what lies behind it, and the bytes of what is kept."""
     part, blocks = multiply_adds(clip, scene.view), len(clip.visual.transformer.resblocks)
     width, view = clip.visual.conv1.out_channels, scene.view
@@ -228,7 +227,7 @@ def print_cost(clip: Clip, scene: Scene, crops: int) -> None:
         "last block's variants": 3 * part["out and feed-forward"] + 1.5 * part["attention"],
         "GEM stream": 6 * (part["gem branch"] + part["block"] / 4),
         "affinity": (blocks - 1) * part["attention"] / 2 * (1 + 1 / 12),
-        "crops": crops * blocks * (12 * (small**2 + 1) * width**2 + 2 * (small**2 + 1) ** 2 * width),
+        "crops": encoded * blocks * (12 * (small**2 + 1) * width**2 + 2 * (small**2 + 1) ** 2 * width),
         "refinement": 15 * windows * 2 * queries * patches**2,
     }
     total = sum(counts.values())
@@ -271,7 +270,7 @@ def loop(clip: Clip, scene: Scene, row: Row) -> reference_freecp.Trace:
 
 def peak(folder: Path, data: str) -> None:
     """Prints memory of a process that does nothing but load a model and run all rows on one image, as JSON."""
-    clip = load_clip(folder)
+    clip = without_text(load_clip(folder))
     scene = read_scene(folder / f"{data}.safetensors", clip)
     rows = all_rows(scene, data)
     loaded, loading = status("VmRSS"), maximum()
@@ -352,8 +351,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> None:
     with torch.inference_mode():
         scene_small = read_scene(small, clip)
         run_rows(clip, scene_small, rows[:1])  # allocator and kernels are warm
-        crops = print_times(clip, scene, rows)
-        print_cost(clip, scene, crops)
+        print_cost(clip, scene, print_times(clip, scene, rows))
         if not arguments.no_loop:
             print_loop(clip, scene_small, all_rows(scene_small, arguments.data))
 

@@ -1,5 +1,6 @@
 # Passes: one process opens the images (or encodes the words) once and makes every output that is still missing,
-# each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing.
+# each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing; the longest
+# come first.
 
 for group in flow.passes("text", "evaluate"):
 
@@ -15,6 +16,7 @@ for group in flow.passes("text", "evaluate"):
         benchmark:
             group.benchmark
         retries: 1
+        priority: len(group.outputs)
         resources:
             **flow.resources(group.stage),
         params:

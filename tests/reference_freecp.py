@@ -228,7 +228,8 @@ def rule(settings: Any) -> str:
     return "antialias" if settings.variant == "GEM" else "scale"
 
 
-def transition(values: np.ndarray) -> np.ndarray:
+def transition(affinity: np.ndarray) -> np.ndarray:
+    values = affinity.astype(np.float64)  # what is near even leaves small differences to the rescaling that follows
     for _ in range(ROUNDS):
         values = values / values.sum(axis=0, keepdims=True)
         values = values / values.sum(axis=1, keepdims=True)
@@ -240,7 +241,7 @@ def refine(matrix: np.ndarray, scaled: np.ndarray, mask: np.ndarray) -> np.ndarr
     if not mask.any():
         return np.zeros_like(scaled)
     spread = (matrix @ (mask * scaled).ravel()).reshape(scaled.shape)
-    return (spread - spread.min()) / (spread.max() - spread.min() + np.float32(EPSILON))
+    return ((spread - spread.min()) / (spread.max() - spread.min() + EPSILON)).astype(np.float32)
 
 
 def overlap(prob: np.ndarray, refined: np.ndarray) -> float:

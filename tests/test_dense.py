@@ -19,7 +19,7 @@ from ovss import methods
 from ovss.errors import UserError
 from ovss.jobs import Item, JobContext, Machine
 from ovss.models import dense, features, gem, weights
-from ovss.models.clip import load_clip
+from ovss.models.clip import load_clip, without_text
 from ovss.models.features import Features
 from ovss.models.openclip import open_clip
 from ovss.models.position import position_table
@@ -167,6 +167,15 @@ def test_gem_streams_differ_by_what_the_first_block_was_given(clip) -> None:
 def test_more_gem_iterations_change_the_result(clip) -> None:
     one, two = (made(clip).get("gem", depth=2, iterations=count) for count in (1, 2))
     assert (one - two).abs().max() > 1e-4
+
+
+def test_a_model_without_its_text_tower_sees_the_same(clip) -> None:
+    blind, images = without_text(clip), windows(2, 40, 48)
+    for name, settings in (("dense", {"variant": "SCLIP", "family": "full_block"}), ("image", {})):
+        assert torch.equal(Features(blind, images).get(name, **settings), Features(clip, images).get(name, **settings))
+    kept = {name.partition(".")[0] for name, _ in blind.model.named_parameters()}
+    assert kept == {"visual", "logit_scale"}
+    assert "token_embedding.weight" in dict(clip.model.named_parameters())
 
 
 def test_resnet_drops_pixels_that_fill_no_position() -> None:

@@ -190,7 +190,7 @@ def test_other_sentences_run_the_rows_again_that_read_them(root: Path, copy: Pat
     [
         ("tiny", "table5.sam.ADE", r"^companion sam: no tiny counterpart of this model$"),
         ("tiny", "table5.maskformer.ADE", r"^companion maskformer: no tiny counterpart of this model$"),
-        ("tiny", "table6.l14_freecp.ADE", r"^no tiny counterpart of this model$"),
+        ("tiny", "table6.l14_freecp.ADE", r"^model clip_deep is not trained at this scale$"),
         ("tiny", "table6.r50x16_freecp.ADE", r"^no tiny counterpart of this model$"),
         ("full", "table4.freecp_template_gpt35.SCLIP",
          r"data/manual/descriptions_gpt35/ade20k\.json \(FreeCP did not publish them; write .* 'ovss describe"),
@@ -201,6 +201,13 @@ def test_a_cell_of_freecp_that_stays_empty_says_what_is_missing(root: Path, scal
     table, row, column = where.split(".")
     found = load_plan(root, scale).cells["freecp", table, row, column]
     assert isinstance(found, Empty) and re.search(why, found.why), found
+
+
+def test_every_table_of_freecp_is_a_target_and_the_small_scale_has_a_second_backbone(root: Path) -> None:
+    plan = load_plan(root, "small")
+    assert {f"freecp_table{number}" for number in range(1, 7)} <= plan.targets.keys()
+    for row in ("l14_baseline", "l14_freecp", "l14_baseline_freecp_protocol"):
+        assert cell(plan, f"freecp.table6.{row}.ADE").inputs["model"].name == "clip_deep"
 
 
 def test_the_full_plan_downloads_descriptions_and_the_other_models(root: Path) -> None:

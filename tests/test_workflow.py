@@ -73,6 +73,19 @@ def test_an_edit_of_one_method_runs_its_rows_and_what_shows_them(project: Scenar
     assert "sources.ovss.evaluation" not in why.stdout
 
 
+def test_a_table_is_a_target_that_runs_its_own_rows_alone(project: Scenario) -> None:
+    """FreeCP's three rows of Table 1 on two data sets; no claims, no report, no other method."""
+    method = project.folder / "src/ovss/methods/freecp.py"
+    before = method.read_text()
+    method.write_text(before + "\n\nADDED = 1\n")
+    project.log.unlink(missing_ok=True)
+    done = run([sys.executable, "-m", "snakemake", "freecp_table1"], project.folder, env=project.env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert project.jobs() == Counter(evaluate=6, table=1)
+    method.write_text(before)
+    assert project.reproduce() == NOTHING
+
+
 def test_one_parameter_runs_only_its_dependants(project: Scenario) -> None:
     project.edit("params.yaml", "resamples: 50", "resamples: 60")
     assert project.reproduce() == Counter(table=1, claims=1, report=1)

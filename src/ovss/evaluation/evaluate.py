@@ -25,7 +25,7 @@ from ovss.evaluation.preprocess import resize_nearest
 from ovss.evaluation.progress import Progress
 from ovss.evaluation.row import Group, companion_loader, group_rows, read_row
 from ovss.jobs import Item, JobContext
-from ovss.models.clip import Clip, load_clip
+from ovss.models.clip import Clip, load_clip, without_text
 from ovss.models.features import Features
 
 EXAMPLES = "examples"
@@ -45,7 +45,7 @@ def run(ctx: JobContext) -> None:
     (model,) = {item.inputs["model"] for item in ctx.items.values()}
     (source,) = {item.inputs["source"] for item in ctx.items.values()}
     (shard,) = {tuple(item.params["shard"]) for item in ctx.items.values()}
-    clip = load_clip(model, ctx.machine.device)
+    clip = without_text(load_clip(model, ctx.machine.device))
     load = companion_loader(ctx.machine.device)
     rows = [read_row(name, item, clip, load) for name, item in sorted(ctx.items.items())]
     start, stop = shard_range(count_images(source), shard)

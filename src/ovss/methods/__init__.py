@@ -2,7 +2,9 @@
 
 A method module has ``Settings``, a frozen dataclass with every constant, and
 ``segment(batch, vocabulary, features, settings) -> list[Prediction]``. Its name is the module's name; a new file here
-is a new method and nothing else needs to change. This package itself imports nothing heavy.
+is a new method and nothing else needs to change. It may have ``uses_labels(settings) -> bool`` (told what an image shows)
+and ``affinities(settings)`` (CLIP's affinities that it will ask for). Modules with an underscore are parts of methods.
+This package itself imports nothing heavy.
 """
 
 from __future__ import annotations

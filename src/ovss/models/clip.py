@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,9 @@ from ovss.models.openclip import open_clip
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "model.safetensors"
 MERGES_FILE = "bpe.txt.gz"
+
+_TEXT_MODULES = frozenset({"transformer", "token_embedding", "ln_final"})
+_TEXT_PARAMETERS = frozenset({"positional_embedding", "text_projection"})
 
 # CLIP's normalisation of RGB in 0..1, used where a configuration states none.
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -79,6 +84,14 @@ def load_clip(directory: Path, device: str = "cpu") -> Clip:
         merges=merges if merges.exists() else None,
         name=str(directory),
     )
+
+
+def without_text(clip: Clip) -> Clip:
+    """The same model without its text tower, which is of no use once texts are encoded (ViT-B/16: 0.25 GB)."""
+    model = copy.copy(clip.model)
+    model._modules = {name: part for name, part in model._modules.items() if name not in _TEXT_MODULES}
+    model._parameters = {name: part for name, part in model._parameters.items() if name not in _TEXT_PARAMETERS}
+    return dataclasses.replace(clip, model=model)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
