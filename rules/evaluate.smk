@@ -15,8 +15,8 @@ for group in flow.passes("text", "evaluate"):
             group.log,
         benchmark:
             group.benchmark
-        retries: 1
         priority: len(group.outputs)
+        retries: 1
         resources:
             **flow.resources(group.stage),
         params:
