@@ -210,6 +210,13 @@ def test_every_table_of_freecp_is_a_target_and_the_small_scale_has_a_second_back
         assert cell(plan, f"freecp.table6.{row}.ADE").inputs["model"].name == "clip_deep"
 
 
+def test_the_gallery_shows_the_rows_that_a_table_names(root: Path) -> None:
+    shown = load_plan(root, "tiny").report.params["gallery"]
+    rows = {name: [entry["row"] for entry in shown if entry["dataset"] == name] for name in ("tiny_ade", "tiny_voc20")}
+    assert rows["tiny_ade"] == ["baseline", "refine", "rp", "ap", "ap_rp", "rp_ap"]
+    assert rows["tiny_voc20"] == ["clip", "sclip", "maskclip_freecp", "gem_freecp", "sclip_freecp"]
+
+
 def test_the_full_plan_downloads_descriptions_and_the_other_models(root: Path) -> None:
     plan = load_plan(root, "full")
     text = cell(plan, "freecp.table2.gem_freecp.ADE").inputs["descriptions"]

@@ -113,11 +113,14 @@ class Table(Strict):
     columns: tuple[str, ...] = Field(description="Value columns, in the paper's order.")
     derived: dict[str, Derived] = Field(default_factory=dict, description="Columns computed from other columns.")
     note: str | None = None
+    gallery: tuple[str, ...] = Field(default=(), description="Rows whose predictions the report shows; the first six.")
     rows: tuple[Row, ...]
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         unique("row id", (row.id for row in self.rows))
+        for name in self.gallery:
+            need("gallery: row", name, (row.id for row in self.rows))
         unique("column", (*self.key_columns, *self.columns))
         for column, derived in self.derived.items():
             for name in (column, *derived.parts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from ovss.config.papers import Claim, Paper, Row, Table
@@ -182,7 +183,8 @@ class Tables:
         return [worlds[name] for name in sorted(worlds)]
 
     def _gallery(self) -> tuple[dict[str, Job], list[dict[str, Any]], dict[str, Any]]:
-        """Rows whose predictions are shown: for each data set, those of the table that runs most rows on it."""
+        """Rows whose predictions are shown: for each data set, those of the table that names most rows to show there,
+        or else of the one that runs most."""
         by_place: dict[str, dict[tuple[str, str], dict[str, Job]]] = defaultdict(lambda: defaultdict(dict))
         for (paper, table, row, _), made in self.cells.items():
             if not isinstance(made, Empty):
@@ -192,7 +194,9 @@ class Tables:
         sources: dict[str, Job] = {}
         gallery = []
         for dataset, tables in sorted(by_place.items()):
-            (paper, table), rows = max(tables.items(), key=lambda item: (len(item[1]), item[0]))
+            shown = {at: self._shown(at, rows) for at, rows in tables.items()}
+            paper, table = max(tables, key=lambda at: (len(shown[at]), len(tables[at]), at))
+            rows = shown[paper, table] or tables[paper, table]
             for row, job in list(rows.items())[:GALLERY_ROWS]:
                 source = job.inputs["source"]
                 sources[f"sources/{source.name}"] = source
@@ -200,6 +204,11 @@ class Tables:
                 gallery.append({"input": inputs.add([job])[0], "paper": paper, "table": table, "row": row,
                                 "dataset": dataset, "source": f"sources/{source.name}"})  # fmt: skip
         return inputs.jobs | sources, gallery, datasets
+
+    def _shown(self, at: tuple[str, str], rows: Mapping[str, Job]) -> dict[str, Job]:
+        """Those rows that the table names for the gallery, in its order."""
+        paper, table = at
+        return {row: rows[row] for row in self.project.papers[paper].tables[table].gallery if row in rows}
 
     def _view(self, dataset: str, job: Job) -> dict[str, Any]:
         names = [words[0] for words in class_queries(self.project, dataset, "default")]
