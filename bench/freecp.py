@@ -113,6 +113,9 @@ def run_rows(clip: Clip, scene: Scene, rows: list[Row]) -> tuple[list[np.ndarray
     affinities = [kind for row in rows if row.module is freecp for kind in freecp.affinities(row.settings)]
     shared = Features(clip, scene.view.windows(), scene.view.colours, affinities=affinities)
     batch = Batch((scene.view,), scene.protocol, (scene.label,))
+    for row in rows:
+        if row.module is freecp:
+            freecp.ahead(batch, row.vocabulary, [shared], row.settings)
     return [row.module.segment(batch, row.vocabulary, [shared], row.settings)[0].labels for row in rows], shared
 
 

@@ -340,6 +340,21 @@ def test_a_crop_is_cut_from_its_window_in_patches(clip, view) -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
+def test_announced_crops_go_together_and_change_no_bit(clip, view, monkeypatch) -> None:
+    cuts = [(w, y, x, y + 2, x + 2) for w in range(3) for y in range(3) for x in range(3)]
+    with torch.inference_mode():
+        alone = [crop_features(features(clip, view), [cut], CROP, "scale") for cut in cuts]
+        shared, calls = features(clip, view), []
+        encode = crops.encode_images
+        monkeypatch.setattr(crops, "encode_images", lambda *a: calls.append(1) or encode(*a))
+        crops.expect_crops(shared, cuts[5:], CROP, "scale")
+        crops.expect_crops(shared, cuts[:9], CROP, "scale")
+        crops.expect_crops(shared, cuts, CROP, "antialias")
+        for cut, expected in zip(cuts, alone, strict=True):
+            assert torch.equal(crop_features(shared, [cut], CROP, "scale"), expected)
+    assert len(calls) == -(-len(cuts) // crops.BATCH)
+
+
 def test_a_crop_has_the_same_bits_whoever_asked_before(clip, view, monkeypatch) -> None:
     cuts = [(w, y, x, y + 2, x + 2) for w in range(3) for y in range(3) for x in range(3)]
     with torch.inference_mode():

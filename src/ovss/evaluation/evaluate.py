@@ -7,7 +7,6 @@ neither batch size nor number of workers can change a result.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -90,13 +89,17 @@ def evaluate_image(sample: Sample, group: Group, clip: Clip, keep: int) -> None:
     """Run every row of a group on one image and count its pixels; ``keep``: the image's number in the source."""
     view = make_view(sample.id, sample.image, group.geometry, clip)
     features = Features(clip, view.windows(), view.colours, group.companions, group.affinities())
-    for row in group.rows:
-        started = time.perf_counter()
-        label = sample.labels[row.view]
-        batch = Batch((view,), row.protocol, (label,) if row.uses_labels else ())
-        (prediction,) = row.method.segment(batch, row.vocabulary, [features], row.settings)
-        row.seconds += time.perf_counter() - started
-        row.counts.append((sample.id, count_prediction(prediction, label, row.num_classes)))
+    batches = [
+        Batch((view,), row.protocol, (sample.labels[row.view],) if row.uses_labels else ()) for row in group.rows
+    ]
+    for row, batch in zip(group.rows, batches, strict=True):
+        if hasattr(row.method, "ahead"):
+            with row.clock():
+                row.method.ahead(batch, row.vocabulary, [features], row.settings)
+    for row, batch in zip(group.rows, batches, strict=True):
+        with row.clock():
+            (prediction,) = row.method.segment(batch, row.vocabulary, [features], row.settings)
+        row.counts.append((sample.id, count_prediction(prediction, sample.labels[row.view], row.num_classes)))
         if keep < row.examples:
             save_example(prediction, sample, row.out)
 

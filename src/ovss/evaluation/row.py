@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -48,6 +50,13 @@ class Row:
     examples: int
     counts: list[tuple[str, npt.NDArray[np.int64]]] = field(default_factory=list)
     seconds: float = 0.0
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Count the time spent within."""
+        started = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - started
 
 
 @dataclass

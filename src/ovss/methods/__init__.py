@@ -2,9 +2,10 @@
 
 A method module has ``Settings``, a frozen dataclass with every constant, and
 ``segment(batch, vocabulary, features, settings) -> list[Prediction]``. Its name is the module's name; a new file here
-is a new method and nothing else needs to change. It may have ``uses_labels(settings) -> bool`` (told what an image shows)
-and ``affinities(settings)`` (CLIP's affinities that it will ask for). Modules with an underscore are parts of methods.
-This package itself imports nothing heavy.
+is a new method and nothing else needs to change. It may have ``uses_labels(settings) -> bool`` (it is told what an
+image shows), and to share work with other rows ``affinities(settings)`` (CLIP's affinities that it will ask for) and
+``ahead(batch, vocabulary, features, settings)``, called for every row before the first is segmented. Modules with an
+underscore are parts of methods. This package itself imports nothing heavy.
 """
 
 from __future__ import annotations

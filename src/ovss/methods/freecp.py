@@ -7,7 +7,7 @@ look alike (6 to 8). Follows the released code where it differs from the paper; 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -24,7 +24,7 @@ from ovss.methods import _freecp_refine as refine
 from ovss.methods._bases import Family, Variant, describe, patch_features
 from ovss.methods._freecp_boxes import Border
 from ovss.methods._freecp_decide import decide_maps
-from ovss.models.crops import crop_features
+from ovss.models.crops import Cut, crop_features, expect_crops
 from ovss.models.dense import HeadRule
 from ovss.models.features import Features
 from ovss.models.position import PositionRule
@@ -119,6 +119,12 @@ def affinities(settings: Settings) -> tuple[tuple[PositionRule, HeadRule], ...]:
     return ((settings.position, settings.heads),) if settings.affinity == "clip" else ()
 
 
+def ahead(batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], settings: Settings) -> None:
+    """Say which crops ``segment`` will ask for: those of all rows then go through the network together."""
+    for windows in _windows(batch, vocabulary, features, settings):
+        windows.expect_crops(batch.protocol.ambiguity_crop)
+
+
 def segment(batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], settings: Settings) -> list[Prediction]:
     """Class per pixel of every image of a batch.
 
@@ -132,14 +138,20 @@ def segment(batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], 
         UserError: a protocol step that this method does not have, or a model or size that it needs is missing.
     """
     batch.protocol.refuse("freecp", *_UNUSED)
-    predictions = []
+    return [
+        Prediction(decide_maps(windows.purified(batch.protocol.ambiguity_crop), view.grid, batch.score_size(view),
+                               vocabulary.background))
+        for view, windows in zip(batch.views, _windows(batch, vocabulary, features, settings), strict=True)
+    ]  # fmt: skip
+
+
+def _windows(
+    batch: Batch, vocabulary: Vocabulary, features: Sequence[Features], settings: Settings
+) -> Iterator[Windows]:
+    scale = float(batch.protocol.logit_scale or 0)
     for number, (view, each) in enumerate(zip(batch.views, features, strict=True)):
         allowed = _allowed(batch.labels[number], view, vocabulary, settings) if uses_labels(settings) else None
-        window = Windows(each, vocabulary, settings, float(batch.protocol.logit_scale or 0), allowed)
-        maps = window.purified(batch.protocol.ambiguity_crop)
-        size = batch.score_size(view)
-        predictions.append(Prediction(decide_maps(maps, view.grid, size, vocabulary.background)))
-    return predictions
+        yield Windows(each, vocabulary, settings, scale, allowed)
 
 
 def _allowed(label: npt.NDArray[np.uint8], view: View, vocabulary: Vocabulary, settings: Settings) -> Tensor:
@@ -242,12 +254,12 @@ class Windows:
         if s.purification in ("rp", "rp_ap"):
             kept = self.consistent()
         if "ap" in s.purification:
-            found = self.regions()
+            found = self.decisive()
+            winners = self.winners(found, crop)
             if s.loser_scope == "box":
-                refined = purify.clear_regions(refined, found, self.winners(found, crop), self.grid)
+                refined = purify.clear_regions(refined, found, winners, self.grid)
             else:
-                found = purify.contested(found)
-                kept = purify.keep_groups(kept, found, self.winners(found, crop))
+                kept = purify.keep_groups(kept, found, winners)
         if s.purification == "ap_rp":
             kept = kept & self.consistent()
         return refined, kept
@@ -277,11 +289,20 @@ class Windows:
             lambda: purify.regions(self.maps().refined, self.groups(), self.grid, s.box_threshold, s.box_border),
         )
 
+    def decisive(self) -> list[purify.Region]:
+        """The regions whose winner changes anything."""
+        found = self.regions()
+        return found if self.settings.loser_scope == "box" else purify.contested(found)
+
+    def expect_crops(self, crop: int | None) -> None:
+        """Announce the crops of the regions that decide."""
+        if crop is not None and "ap" in self.settings.purification:
+            expect_crops(self.features, _cuts(self.decisive()), crop, self.settings.position)
+
     def region_logits(self, found: Sequence[purify.Region], crop: int) -> Tensor:
         """Logits of all classes at the crops of the regions that are not empty, (K, F)."""
-        vocabulary = self.vocabulary
+        vocabulary, cuts = self.vocabulary, _cuts(found)
         text = vocabulary.features if vocabulary.descriptions is None else vocabulary.descriptions
-        cuts = [(region.window, *region.box) for region in found if not region.empty]
         scores = self.scale * crop_features(self.features, cuts, crop, self.settings.position) @ text.T
         return refine.class_maps(scores[:, :, None], vocabulary.query_class, self.num_background)[:, :, 0]
 
@@ -300,3 +321,7 @@ class Windows:
             None if region.empty else region.members[int(next(scores)[list(region.members)].argmax())]
             for region in found
         ]
+
+
+def _cuts(found: Sequence[purify.Region]) -> list[Cut]:
+    return [(region.window, *region.box) for region in found if not region.empty]

@@ -1,7 +1,8 @@
 """Features of crops of windows by the network as trained, each made once however many rows ask for it.
 
-Crops go through the network in batches of one fixed size, filled up with blanks: a matrix product of another shape may
-differ in the last bit, and which crops are missing depends on the rows that asked before.
+Crops go through the network in batches of one fixed size, the last one filled up with blanks: a matrix product of
+another shape may differ in the last bit, and who asks for which crops first depends on the rows of a pass. What rows
+announce is encoded with the first crop that anyone asks for.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from ovss.models.clip import Clip
 from ovss.models.features import Features
 from ovss.models.position import PositionRule
 
-BATCH = 8
+BATCH = 16
 Cut = tuple[int, int, int, int, int]
 """window, y0, x0, y1, x1: half-open, in patches."""
+
+
+def expect_crops(features: Features, cuts: Sequence[Cut], side: int, position: PositionRule) -> None:
+    """Announce crops that will be asked for; arguments as for ``crop_features``."""
+    _expected(features).update(dict.fromkeys(_keys(cuts, side, position)))
 
 
 def crop_features(features: Features, cuts: Sequence[Cut], side: int, position: PositionRule) -> Tensor:
@@ -34,9 +40,21 @@ def crop_features(features: Features, cuts: Sequence[Cut], side: int, position: 
     Returns:
         (K, D) float32, unit norm; for a ResNet the mean of its unit patch features.
     """
-    keys = [("crop", side, position, cut) for cut in cuts]
-    made = features.many(keys, lambda missing: _encode(features, [key[-1] for key in missing], side, position))
-    return torch.stack(made)
+    keys = _keys(cuts, side, position)
+    announced = [key for key in _expected(features) if key[:3] == ("crop", side, position)]
+    made = features.many(
+        [*keys, *announced], lambda missing: _encode(features, [key[-1] for key in missing], side, position)
+    )
+    return torch.stack(made[: len(keys)])
+
+
+def _keys(cuts: Sequence[Cut], side: int, position: PositionRule) -> list[tuple[object, ...]]:
+    return [("crop", side, position, cut) for cut in cuts]
+
+
+def _expected(features: Features) -> dict[tuple[object, ...], None]:
+    expected: dict[tuple[object, ...], None] = features.once(("expected crops",), dict)
+    return expected
 
 
 def _encode(features: Features, cuts: Sequence[Cut], side: int, position: PositionRule) -> Iterator[Tensor]:

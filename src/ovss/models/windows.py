@@ -131,9 +131,13 @@ def stitch_columns(maps: Tensor, grid: Grid, width: int) -> Tensor:
 
 
 def stitch_rows(columns: Tensor, grid: Grid, height: int, start: int = 0, stop: int | None = None) -> Tensor:
-    """Second half of the stitching: rows ``start:stop`` of the result, (rows, Q, width) float32."""
+    """Second half of the stitching: rows ``start:stop`` of the result, (rows, Q, width) float32.
+
+    A band of rows touches few patch rows; the others are left out of the product.
+    """
     matrix = axis_matrix(grid.rows, height, str(columns.device))[start:stop]
-    return (matrix @ columns.flatten(1)).unflatten(1, columns.shape[1:])
+    touched = matrix.any(dim=0).nonzero()[:, 0]
+    return (matrix[:, touched] @ columns[touched].flatten(1)).unflatten(1, columns.shape[1:])
 
 
 def stitch(maps: Tensor, grid: Grid, size: tuple[int, int]) -> Tensor:
