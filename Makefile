@@ -30,10 +30,10 @@ plan: setup ## what would run, without running it: make plan SCALE=full
 	@$(BIN)/snakemake --dry-run --quiet rules host --config scale=$(SCALE) -- all
 
 test: setup ## all tests but the slow ones (under 10 minutes)
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-all: setup ## all tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --slow
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --slow
 
 lint: setup ## ruff, snakefmt, mypy, schemas
 	$(BIN)/ruff check .

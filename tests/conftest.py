@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
+    items.sort(key=lambda item: not item.path.name.startswith("test_workflow"))  # minutes each: they start first
 
 
 @pytest.fixture(scope="session")

@@ -107,9 +107,9 @@ class Evidence:
 
     def _rows_of(self, keys: tuple[str, ...]) -> Rows:
         if keys not in self._rows:
-            found = {key: directory_of(self.repo, key, "evaluate") for key in keys}
+            found = {key: directory_of(self.repo, key) for key in keys}
             if missing := [key for key, directory in found.items() if directory is None]:
-                raise UserError(f"row {missing[0]} is not under work/evaluate/ ('dvc fetch' may have it)")
+                raise UserError(f"row {missing[0]} is not under work/ ('dvc fetch' may have it)")
             self._rows[keys] = Rows({key: path for key, path in found.items() if path}, self.bootstrap)
         return self._rows[keys]
 
