@@ -21,5 +21,6 @@ rule all:
 
 include: "rules/data.smk"
 include: "rules/models.smk"
+include: "rules/captions.smk"
 include: "rules/evaluate.smk"
 include: "rules/report.smk"

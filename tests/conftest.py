@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
-    parser.addoption("--golden", type=Path, help="folder of reference arrays laid out like tests/golden/freecp")
+    parser.addoption("--golden", type=Path, help="folder of reference arrays laid out like a folder of tests/golden")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -49,6 +49,8 @@ class World:
         self.random = np.random.default_rng([7, 1])
         self.inputs: dict[str, Path] = {}
         self.gallery: list[dict[str, str]] = []
+        self.words: list[dict[str, str]] = []
+        self.collections: list[dict[str, str | None]] = []
 
     def folder(self, name: str, key: str) -> Path:
         path = self.root / f"{name.replace('/', '_')}.{key}"
@@ -219,6 +221,54 @@ class World:
             self.gallery.append({"input": f"gallery/{count}", "row": row, "dataset": dataset,
                                  "source": f"sources/{source}", "paper": "x", "table": "y"})  # fmt: skip
 
+    def named(self, dataset: str, source: str, row: str, segments: int, images: int = 3) -> None:
+        """An output of stage label: cluster maps with words (some twice), classes and captions."""
+        name = f"words/{len(self.words)}"
+        directory = self.folder(f"label_{row}_{dataset}".replace("/", ""), f"{len(self.words):015x}f")
+        (directory / "words").mkdir()
+        for path in sorted((self.inputs[f"sources/{source}"] / "labels").iterdir())[:images]:
+            size = np.array(Image.open(path)).shape
+            centres = self.random.uniform(0, 1, (segments, 2))
+            at = np.stack(np.meshgrid(*(np.linspace(0, 1, 96) for _ in size), indexing="ij"), -1)
+            clusters = ((at[:, :, None] - centres) ** 2).sum(-1).argmin(-1).astype(np.uint8)
+            Image.fromarray(clusters).save(directory / "words" / path.name)
+            found = [self._found(path.stem, cluster, clusters) for cluster in np.unique(clusters).tolist()]
+            write_json(directory / "words" / f"{path.stem}.json", {"image": path.stem, "segments": found})
+        origin.write(directory, {"key": directory.name[-16:], "name": f"{dataset}-{row}", "seed": 7,
+                                 "commit": "0123456789abcdef", "device": "cpu", "wall_seconds": 4,
+                                 "parts": {"params": {"dataset": {"name": dataset}}, "inputs": {}}})  # fmt: skip
+        self.inputs[name] = directory
+        self.words.append({"input": name, "row": row, "dataset": dataset, "source": f"sources/{source}",
+                           "paper": "tag", "table": "table2"})  # fmt: skip
+
+    def _found(self, image: str, cluster: int, clusters: np.ndarray) -> dict[str, Any]:
+        word = [*THINGS[:9], "grass", "a<b"][cluster % 11]
+        near = THINGS[cluster % len(THINGS)] if cluster != 4 else None
+        return {"image": image, "cluster": cluster, "pixels": int((clusters == cluster).sum()), "word": word,
+                "score": 0.21 - 0.03 * cluster, "class": near, "class_index": cluster,
+                "similarity": 0.9 - 0.05 * cluster,
+                "candidates": sorted({word, "grass", "small", "standing", "meadow", *THINGS[: cluster % 5]}),
+                "captions": [f"a small {word} standing on grass, {i} m & more" for i in range(10)]}  # fmt: skip
+
+    def collection(self, name: str, rows: int, index: bool) -> None:
+        """Manifests of a caption collection and, if wanted, of its index."""
+        found = {"input": f"collections/{name}", "index": f"indexes/{name}" if index else None}
+        directory = self.folder(f"captions_{name}", "e" * 16)
+        files = {"00000.vectors.npy": {"sha256": "a" * 64, "bytes": rows * 192},
+                 "00000.text": {"sha256": "b" * 64, "bytes": rows * 40}}  # fmt: skip
+        write_json(directory / "manifest.json", {
+            "format": 1, "collection": name, "rows": rows, "dimension": 96, "encoder": "0123456789abcdef" * 4,
+            "skipped": {"duplicate": 1234, "too_long": 0, "not utf-8": 2}, "shards": [
+                {"name": "00000", "rows": rows, "files": files}]})  # fmt: skip
+        self.inputs[f"collections/{name}"] = directory
+        if index:
+            directory = self.folder(f"index_{name}", "e" * 16)
+            write_json(directory / "manifest.json", {
+                "recipe": "IVF64,SQ8", "rows": rows, "bytes": rows * 100, "bytes_per_vector": 100.25, "nprobe": 8,
+                "recall_at_10": 0.9731, "queries": 1000, "rerank": 0, "faiss": "1", "encoder": "c"})  # fmt: skip
+            self.inputs[f"indexes/{name}"] = directory
+        self.collections.append({"name": name, "title": f"Captions <{name}>", **found})
+
     def model(self, name: str, metrics: list[str]) -> None:
         """A model directory with curves."""
         directory = self.folder(name, "d" * 16)
@@ -270,6 +320,11 @@ def context(root: Path, scale: str = "tiny") -> JobContext:
     made.source("tiny_stuff_val", 4)
     made.predictions("tiny_voc21", "tiny_voc_val", ["CLIP", "MaskCLIP", "SCLIP", "ClearCLIP", "GEM <i>", "FreeCP"])
     made.predictions("tiny_stuff", "tiny_stuff_val", ["CLIP", "MaskCLIP"])
+    made.named("tiny_voc21", "tiny_voc_val", "TAG", 7)
+    made.named("tiny_voc21", "tiny_voc_val", "TAG & no CRF", 13, images=2)
+    made.named("tiny_stuff", "tiny_stuff_val", "TAG", 5)
+    made.collection("tiny_pmd", 2_400_000, index=True)
+    made.collection("words", 812, index=False)
     made.model("clip", ["loss", "recall_at_1", "zero_shot", "logit_scale"])
     made.model("dino", ["loss"])
     made.world("tiny_voc2012")
@@ -277,5 +332,6 @@ def context(root: Path, scale: str = "tiny") -> JobContext:
     (root / "out").mkdir()
     params = {"scale": scale, "about": "A generated world of 28 classes and models trained on it in minutes.",
               "papers": papers(), "gallery": made.gallery, "datasets": DATASETS,
+              "words": made.words, "collections": made.collections,
               "trained": {"clip": {"steps": 1400, "vision": {"width": 96}}}}  # fmt: skip
     return JobContext(7, Machine(), params, made.inputs, root / "out")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import stat
 import tarfile
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ovss.data.archives import Limits, extract, read_member
+from ovss.data.archives import Limits, extract, open_file, open_members, read_member
 from ovss.errors import UserError
 
 FILES = {"root/a.txt": b"alpha" * 100, "root/deep/b.txt": b"beta", "root/c.jpg": b"gamma"}
@@ -51,7 +52,22 @@ def zipped(path: Path, members: dict[str, bytes], mode: int = 0o644) -> Path:
 def packed(kind: str, folder: Path, members: dict[str, bytes]) -> Path:
     if kind == "zip":
         return zipped(folder / "x.zip", members)
+    if kind.startswith("deb"):
+        inner = tar(folder / "inner", members, f"w:{kind.removeprefix('deb-')}")
+        data = debian({"debian-binary": b"2.0\n", "control.tar.xz": b"odd", f"data.tar.{kind[4:]}": inner.read_bytes()})
+        inner.unlink()
+        (folder / "x.deb").write_bytes(data)
+        return folder / "x.deb"
     return tar(folder / f"x.{kind}", members, "w:gz" if kind == "tar.gz" else "w")
+
+
+def debian(members: dict[str, bytes]) -> bytes:
+    """An ar file as dpkg-deb writes it: padded to even places."""
+    out = b"!<arch>\n"
+    for name, content in members.items():
+        out += f"{name:<16}{1629015978:<12}{0:<6}{0:<6}{100644:<8}{len(content):<10}`\n".encode()
+        out += content + b"\n" * (len(content) % 2)
+    return out
 
 
 def every(name: str) -> bool:
@@ -62,7 +78,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-KINDS = pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
+KINDS = pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip", "deb-xz", "deb-gz"])
 
 
 @KINDS
@@ -106,7 +122,7 @@ def test_a_symlink_in_a_zip_is_refused(tmp_path: Path) -> None:
         extract(archive, tmp_path / "out", every)
 
 
-@pytest.mark.parametrize("kind", ["tar.gz", "zip"])
+@pytest.mark.parametrize("kind", ["tar.gz", "zip", "deb-xz"])
 def test_a_bomb_is_stopped_before_it_fills_the_disk(tmp_path: Path, kind: str) -> None:
     archive = packed(kind, tmp_path, {"root/zeros": bytes(20 << 20)})
     with pytest.raises(UserError, match="bomb"):
@@ -184,7 +200,7 @@ def test_no_name_ever_leads_outside(members: dict[str, bytes], kind: str) -> Non
 
 
 @settings(max_examples=60, deadline=None)
-@given(kind=st.sampled_from(["tar", "tar.gz", "zip"]), share=st.floats(0, 1, exclude_max=True))
+@given(kind=st.sampled_from(["tar", "tar.gz", "zip", "deb-xz"]), share=st.floats(0, 1, exclude_max=True))
 def test_a_truncated_archive_never_passes(kind: str, share: float) -> None:
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
@@ -198,7 +214,9 @@ def test_a_truncated_archive_never_passes(kind: str, share: float) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    kind=st.sampled_from(["tar", "tar.gz", "zip"]), place=st.floats(0, 1, exclude_max=True), value=st.integers(1, 255)
+    kind=st.sampled_from(["tar", "tar.gz", "zip", "deb-xz"]),
+    place=st.floats(0, 1, exclude_max=True),
+    value=st.integers(1, 255),
 )
 def test_damaged_bytes_give_the_true_content_or_a_clear_refusal(kind: str, place: float, value: int) -> None:
     with tempfile.TemporaryDirectory() as root:
@@ -211,3 +229,47 @@ def test_damaged_bytes_give_the_true_content_or_a_clear_refusal(kind: str, place
             extract(archive, folder / "out", every)
         except UserError as error:
             assert str(archive) in str(error)
+        try:
+            found = {name: stream.read() for name, stream in open_members(archive, every)}
+        except UserError as error:
+            assert str(archive) in str(error)
+        else:
+            assert sorted(found.values()) == sorted(tree(folder / "out").values())
+
+
+@KINDS
+def test_members_are_read_one_after_another_without_touching_the_disk(tmp_path: Path, kind: str) -> None:
+    archive = packed(kind, tmp_path, FILES)
+    found = {name: stream.read() for name, stream in open_members(archive, lambda name: name.endswith(".txt"))}
+    assert found == {name: FILES[name] for name in ("root/a.txt", "root/deep/b.txt")}
+    assert list(tree(tmp_path)) == [archive.name]
+
+
+@pytest.mark.parametrize("kind", ["tar.gz", "zip", "deb-xz"])
+def test_a_bomb_is_stopped_while_it_is_read(tmp_path: Path, kind: str) -> None:
+    archive = packed(kind, tmp_path, {"root/zeros": bytes(20 << 20)})
+    with pytest.raises(UserError, match="bomb"):
+        for _, stream in open_members(archive, every, Limits(slack_bytes=1 << 20)):
+            while stream.read(1 << 16):
+                pass
+
+
+def test_a_gzip_file_is_read_like_a_plain_one_and_damage_is_named(tmp_path: Path) -> None:
+    content = b"line\n" * 1000
+    (tmp_path / "plain").write_bytes(content)
+    (tmp_path / "packed.gz").write_bytes(gzip.compress(content))
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(content)[:-9])
+    for name in ("plain", "packed.gz"):
+        with open_file(tmp_path / name) as stream:
+            assert stream.read() == content
+    with pytest.raises(UserError, match=r"cut\.gz: damaged or truncated"), open_file(tmp_path / "cut.gz") as stream:
+        stream.read()
+
+
+def test_a_package_packed_in_another_way_or_without_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.deb").write_bytes(debian({"debian-binary": b"2.0\n", "data.tar.zst": b"odd"}))
+    with pytest.raises(UserError, match=r"x\.deb: data\.tar\.zst is compressed in a way"):
+        extract(tmp_path / "x.deb", tmp_path / "out", every)
+    (tmp_path / "x.deb").write_bytes(debian({"debian-binary": b"2.0\n"}))
+    with pytest.raises(UserError, match=r"x\.deb: a Debian package without data\.tar"):
+        extract(tmp_path / "x.deb", tmp_path / "out", every)

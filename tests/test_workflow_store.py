@@ -44,7 +44,7 @@ def test_a_clone_that_pulls_runs_nothing(project: Scenario, tmp_path: Path) -> N
 
 
 def test_two_runs_at_once_the_second_stops_with_a_sentence(project: Scenario) -> None:
-    project.edit("params.yaml", "steps: 4", "steps: 6")
+    project.edit("params.yaml", "resamples: 50", "resamples: 70")
     first = project.start()
     try:
         while not (project.folder / ".snakemake" / "locks").is_dir() and first.poll() is None:
@@ -55,7 +55,7 @@ def test_two_runs_at_once_the_second_stops_with_a_sentence(project: Scenario) ->
     assert second.returncode == 2
     assert "another run is at work here; wait for it to end, then start again" in second.stderr
     assert first.returncode == 0, output[-3000:]
-    assert project.jobs()["train_clip"] == 1
+    assert project.jobs()["table"] == 1
     project.git("checkout", "--quiet", "--", ".")
 
 
@@ -95,7 +95,7 @@ def test_garbage_is_what_no_branch_or_tag_names(project: Scenario) -> None:
     listed = run([sys.executable, "-m", "ovss.cli", "gc"], project.folder, env=project.env)
     assert listed.returncode == 0, listed.stderr
     garbage = [line for line in listed.stdout.splitlines() if line.startswith("work/")]
-    assert any(line.startswith("work/train_clip/") for line in garbage), "the run with 6 steps is on no branch"
+    assert any(line.startswith("work/table/") for line in garbage), "the run with 70 resamples is on no branch"
     assert all((project.folder / line).exists() for line in garbage)
     deleted = run([sys.executable, "-m", "ovss.cli", "gc", "--delete"], project.folder, env=project.env)
     assert deleted.returncode == 0 and not any((project.folder / line).exists() for line in garbage)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from ovss.world.captions import areas, write_caption
 from ovss.world.classes import CLASSES, HABITAT, STUFF, THING_WEIGHTS, THINGS, nouns
 from ovss.world.files import compressed_rle, png, run_lengths, voc_palette, write_tar, write_zip
 from ovss.world.scenes import load_banks, render, sample_scene
+from ovss.world.wordlists import OTHER_NOUNS, index_noun, words_alpha, world_nouns
 
 VOC = {**dict.fromkeys(STUFF, 0), **{name: i + 1 for i, name in enumerate(THINGS)}}
 ADE = {name: i + 1 for i, name in enumerate(CLASSES)}
@@ -180,6 +182,38 @@ def test_caption_files_have_their_columns_in_opposite_order(world: Path) -> None
     assert (len(cc3m), len(cc12m)) == (30, 20)
     assert all(url.startswith("http://") and not text.startswith("http") for text, url in cc3m)
     assert all(url.startswith("http://") and not text.startswith("http") for url, text in cc12m)
+
+
+def test_the_word_lists_are_laid_out_like_the_originals(world: Path) -> None:
+    index = members(world / "archives/wordnet.zip")["wordnet/index.noun"].decode("ascii").splitlines()
+    licence = [line for line in index if line.startswith("  ")]
+    assert licence == index[: len(licence)] and licence
+    entries = [line.split() for line in index[len(licence) :]]
+    assert all(line.endswith("  ") for line in index)
+    assert all(re.fullmatch(r"[a-z_]+ n 1 1 @ 1 0 \d{8}", " ".join(entry)) for entry in entries)
+    lemmas = [entry[0] for entry in entries]
+    assert lemmas == sorted(set(lemmas)) and "hot_dog" in lemmas
+    words = members(world / "archives/words_alpha.zip")["words_alpha.txt"].decode("ascii").split("\r\n")
+    assert words.pop() == "" and words == sorted(set(words))
+    assert all(word.isalpha() and word.islower() for word in words)
+    assert {lemma for lemma in lemmas if "_" not in lemma} < set(words)
+
+
+def test_every_noun_of_the_captions_is_in_both_word_lists(world: Path) -> None:
+    lemmas = {line.split()[0] for line in index_noun().decode().splitlines() if not line.startswith("  ")}
+    assert {noun for name in CLASSES for noun in nouns(name)} <= lemmas
+    assert len(OTHER_NOUNS) >= 150 and not set(OTHER_NOUNS) & set(world_nouns())
+    captions = (world / "archives/Train_GCC-training.tsv").read_text().splitlines()
+    known = {*words_alpha().decode().split(), "a", "an"}
+    used = {word for line in captions for word in re.findall("[a-z]+", line.split("\t")[0].lower())}
+    unlisted = used - known
+    assert unlisted <= {"children", "dreaming", "found", "is", "made", "s", "seen", "unknown", "up", "your"}
+
+
+def test_word_lists_come_with_captions_only(world: Path, tmp_path: Path) -> None:
+    without = PARAMS.model_copy(update={"data": {"b_ade": PARAMS.data["b_ade"]}, "cc3m": 0, "cc12m": 0})
+    build.run(JobContext(seed=3, machine=Machine(), params=without.model_dump(mode="json"), out=tmp_path))
+    assert [path.name for path in (tmp_path / "archives").iterdir()] == ["ADEChallengeData2016.zip"]
 
 
 def test_containers_do_not_depend_on_insertion_order(tmp_path: Path) -> None:

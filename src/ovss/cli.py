@@ -107,6 +107,18 @@ def _describe(options: argparse.Namespace, root: Path) -> int:
     return describe(options.words, options.model, options.out, options.seed)
 
 
+def _segment(options: argparse.Namespace, root: Path) -> int:
+    from ovss import runner
+    from ovss.segment.command import Request, main
+
+    runner.quiet_threads()
+    scale = options.scale or _default_scale(root)
+    request = Request(
+        options.images, options.method, scale, options.captions, options.out, options.clusters, options.classes
+    )
+    return main(request, root)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovss", description="Reproduce five papers on open-vocabulary semantic segmentation, table by table."
@@ -145,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", required=True, metavar="MODEL", help="folder, or name on the Hugging Face hub")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON file; words in it are kept")
     sub.add_argument("--seed", type=int, default=0)
+    sub = add("segment", _segment, "name the segments of your own pictures, without a class list")
+    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder with pictures")
+    sub.add_argument("--method", default="tag", metavar="NAME", help="how: tag (default)")
+    sub.add_argument("--captions", default="pmd", metavar="NAME", help="pmd (default), cc12m, wordnet or english_words")
+    sub.add_argument("--clusters", type=int, metavar="N", help="segments a picture at most (default: the paper's)")
+    sub.add_argument("--classes", metavar="NAMES", help="also give each word the nearest of these: 'cat, dog, grass'")
+    sub.add_argument("--out", type=Path, default=Path("segmented"), metavar="DIR", help="(default: segmented)")
     sub = add("publish", _publish, "copy finished tables, claims and report to results/ (used by the workflow)")
     sub.add_argument("target", nargs="?", help="a paper or a table (freecp, freecp_table2); default: everything")
     sub = add("job", _job, "run one job of the plan (used by the workflow)")

@@ -35,7 +35,8 @@ class JobContext:
     """Everything a stage's ``run`` may read: parameters (all in the key), input directories, the output to fill.
 
     A pass (several outputs made in one go) has ``items`` by output name and calls ``finish(name, facts)`` as soon as
-    one is complete; a job with one output fills ``out`` and returns its facts.
+    one is complete; a job with one output fills ``out`` and returns its facts. ``scratch`` survives a killed run and is
+    the same for the same work, so that the next run can go on; it goes when the job is complete.
     """
 
     seed: int
@@ -45,3 +46,4 @@ class JobContext:
     out: Path = Path()
     items: Mapping[str, Item] = field(default_factory=dict)
     finish: Callable[..., None] = _no_finish
+    scratch: Path = Path()

@@ -20,11 +20,13 @@ from typing import Any
 from ovss import origin
 from ovss.errors import UserError
 from ovss.jobs import Item, JobContext, Machine
-from ovss.plan.job import Job
+from ovss.plan.job import Job, digest
 from ovss.plan.stages import STAGES
 
 JOB_LOG = "OVSS_JOB_LOG"
 CHECK_CLOSURE = "OVSS_CHECK_CLOSURE"
+SCRATCH = "data/scratch"
+"""Where jobs keep what a killed run has finished; whatever is in it can be deleted at any time."""
 
 
 def machine() -> Machine:
@@ -130,6 +132,15 @@ def _temporary(jobs: Sequence[Job], root: Path) -> Iterator[dict[str, Path]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _scratch(root: Path, jobs: Sequence[Job]) -> Iterator[Path]:
+    """A folder named by what the jobs are; left behind where they fail or are killed, for the next run to go on."""
+    folder = root / SCRATCH / f"{jobs[0].stage}.{digest([job.key for job in jobs])}"
+    folder.mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _inputs(job: Job, root: Path) -> dict[str, Path]:
     for name, other in job.inputs.items():
         if not (root / other.done).is_file():
@@ -168,11 +179,14 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
         by_name = {job.directory: job for job in jobs}
         if not STAGES[jobs[0].stage].is_pass:
             for job in jobs:
-                context = JobContext(seed, where, job.params, _inputs(job, root), folders[job.directory])
-                finish(job.directory, module.run(context))
+                with _scratch(root, [job]) as scratch:
+                    inputs = _inputs(job, root)
+                    context = JobContext(seed, where, job.params, inputs, folders[job.directory], scratch=scratch)
+                    finish(job.directory, module.run(context))
             return
         items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in jobs}
-        module.run(JobContext(seed, where, items=items, finish=finish))
+        with _scratch(root, jobs) as scratch:
+            module.run(JobContext(seed, where, items=items, finish=finish, scratch=scratch))
         if left := sorted(by_name.keys() - done):
             raise RuntimeError(f"{jobs[0].module} ended without finishing {', '.join(left)}")
 

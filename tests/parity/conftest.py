@@ -1,4 +1,4 @@
-"""Reference arrays for the parity tests: ``--golden DIR``, by default the copy in tests/golden/freecp."""
+"""Reference arrays for the parity tests: ``--golden DIR``, by default the copies in tests/golden/."""
 
 from __future__ import annotations
 
@@ -8,11 +8,26 @@ import numpy as np
 import pytest
 from reference_clip import Reference, read_reference
 
-DEFAULT = Path(__file__).resolve().parents[1] / "golden" / "freecp"
+COPIES = Path(__file__).resolve().parents[1] / "golden"
+# Files by which a folder is recognised as that set.
+MARKS = {"freecp": ("dense.npz", "freecp_stages.npz"), "tag": ("words.json", "arrays.npz")}
 
 
-def golden_folder(config: pytest.Config) -> Path:
-    return Path(config.getoption("--golden", default=None) or DEFAULT).resolve()
+def _is_set(folder: Path, name: str) -> bool:
+    return all((folder / file).is_file() for file in MARKS[name])
+
+
+def golden_folder(config: pytest.Config, name: str) -> Path:
+    """The folder of one set: DIR when it is laid out like that set, DIR/name when DIR holds several, else the copy."""
+    given = config.getoption("--golden", default=None)
+    if given is None:
+        return COPIES / name
+    folder = Path(given).resolve()
+    holders = {mark: place for mark in MARKS for place in (folder, folder / mark) if _is_set(place, mark)}
+    if not holders:
+        layouts = "; ".join(f"{mark} has {' and '.join(files)}" for mark, files in MARKS.items())
+        raise pytest.UsageError(f"--golden {given}: laid out like no set of reference arrays ({layouts}).")
+    return holders.get(name, COPIES / name)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -20,10 +35,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     files = {"dense": "dense.npz", "text": "text.npz", "stage": "freecp_stages.npz", "slide": "freecp_slide.npz"}
     for fixture, file in ((f"{name}_array", file) for name, file in files.items()):
         if fixture in metafunc.fixturenames:
-            with np.load(golden_folder(metafunc.config) / file, allow_pickle=False) as arrays:
+            with np.load(golden_folder(metafunc.config, "freecp") / file, allow_pickle=False) as arrays:
                 metafunc.parametrize(fixture, sorted(arrays.files))
 
 
 @pytest.fixture(scope="session")
 def reference(pytestconfig: pytest.Config) -> Reference:
-    return read_reference(golden_folder(pytestconfig))
+    return read_reference(golden_folder(pytestconfig, "freecp"))
+
+
+@pytest.fixture(scope="session")
+def tag_golden(pytestconfig: pytest.Config) -> Path:
+    """The folder of the TAG reference files, laid out like tests/golden/tag."""
+    return golden_folder(pytestconfig, "tag")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,29 @@ class Source(Strict):
     world_other: int | None = None
 
 
+CaptionFormat = Literal[
+    "caption_url_tsv", "url_caption_tsv", "wordnet_nouns", "words", "coco_captions", "redcaps", "sbu", "wit",
+    "json_lines", "parquet", "cased",
+]  # fmt: skip
+
+
+class CaptionFiles(Strict):
+    """Files of one archive that hold captions in one format."""
+
+    archive: str
+    format: CaptionFormat
+    files: tuple[str, ...] = Field(min_length=1)
+
+
+class Captions(Strict):
+    """A caption collection: every caption or word of its files, in order."""
+
+    title: str
+    sources: tuple[CaptionFiles, ...] = Field(min_length=1)
+    deduplicate: bool = Field(default=False, description="leave out captions that occurred before, letter by letter")
+    note: str | None = None
+
+
 class Naming(Strict):
     """How a code base writes its class lists."""
 
@@ -100,6 +123,7 @@ class Datasets(Strict):
     namings: dict[str, Naming]
     archives: dict[str, Archive]
     descriptions: dict[str, DescriptionSet] = Field(default_factory=dict)
+    captions: dict[str, Captions] = Field(default_factory=dict)
     sources: dict[str, Source]
     datasets: dict[str, Dataset]
 
@@ -114,6 +138,12 @@ class Datasets(Strict):
                 _known(f"descriptions.{name}.archive", [found.archive], self.archives, "archives")
                 files = {file.name: file for file in self.archives[found.archive].files}
                 _known(f"descriptions.{name}.files", found.files.values(), files, f"archives.{found.archive}.files")
+        for name, collection in self.captions.items():
+            for part in collection.sources:
+                where = f"captions.{name}.sources"
+                _known(where, [part.archive], self.archives, "archives")
+                offered = {file.name: file for file in self.archives[part.archive].files}
+                _known(f"{where}.files", part.files, offered, f"archives.{part.archive}.files")
         for name, source in self.sources.items():
             _known(f"sources.{name}.archives", source.archives, self.archives, "archives")
             _layout_exists(name, source.layout)

@@ -41,6 +41,14 @@ class ModelRole(Strict):
     note: str | None = None
 
 
+class CaptionRole(Strict):
+    """Which caption collection (datasets.yaml) plays a role of the paper at each kind of scale."""
+
+    full: str | None = Field(description="Collection of the full scale; null: not published or not known.")
+    tiny: str | None = Field(default=None, description="Collection of the tiny world; null: no counterpart there.")
+    note: str | None = None
+
+
 class Column(Strict):
     """One value column: a data set, or a measure on one."""
 
@@ -239,6 +247,7 @@ class Cell:
     protocol: Protocol
     training: Training | None
     needs: tuple[str, ...]
+    captions: str | None = None
 
 
 class Paper(Strict):
@@ -251,6 +260,7 @@ class Paper(Strict):
     code: Code
     unwritten: tuple[str, ...] = Field(default=(), description="Methods that rows name and that have no module yet.")
     models: dict[str, ModelRole]
+    captions: dict[str, CaptionRole] = Field(default_factory=dict, description="Caption collections by role.")
     columns: dict[str, Column]
     protocols: dict[str, Protocol]
     presets: dict[str, Preset] = Field(default_factory=dict)
@@ -260,7 +270,7 @@ class Paper(Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for key in ("models", "protocols", "presets", "tables"):
+        for key in ("models", "captions", "protocols", "presets", "tables"):
             for name in getattr(self, key):
                 if not re.fullmatch(_IDENTIFIER, name):
                     raise ValueError(f"{key}: name '{name}' may hold only a-z, 0-9 and _")
@@ -289,6 +299,8 @@ class Paper(Strict):
         need(f"row '{where}': protocol", run.protocol, self.protocols)
         for model in (*((run.model,) if run.model else ()), *run.companions.values()):
             need(f"row '{where}': model", model, self.models)
+        if run.captions is not None:
+            need(f"row '{where}': captions", run.captions, self.captions)
         if run.preset is not None:
             need(f"row '{where}': preset", run.preset, self.presets)
         try:
@@ -335,4 +347,4 @@ class Paper(Strict):
         protocol = self.protocols[run.protocol].on(dataset).changed(run.protocol_changes)
         metric = run.metrics.get(column) or place.metric or self.tables[table].metric
         return Cell(dataset, metric, run.method, run.model, settings, {**preset.companions, **run.companions},
-                    run.protocol, protocol, run.training, run.needs)  # fmt: skip
+                    run.protocol, protocol, run.training, run.needs, run.captions)  # fmt: skip

@@ -47,6 +47,7 @@ class Scale(Strict):
     )
     model_patch: int | None = Field(default=None, gt=0, description="patch size to which scaled sizes are rounded")
     shard_images: int | None = Field(default=None, gt=0, description="images per evaluation job; null: all in one")
+    caption_rows: int = Field(default=250_000, gt=0, description="captions per shard of a caption collection")
     examples: int = Field(default=4, ge=0, description="images per data set whose predictions are kept for the gallery")
     bootstrap: Bootstrap = Field(default=Bootstrap())
     tolerance: float | None = Field(

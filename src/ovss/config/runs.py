@@ -54,8 +54,12 @@ class Protocol(Strict):
     window_padding: Literal["none", "patch"] = Field(
         default="none", description="patch: zero-pad a window symmetrically to whole patches and cut back."
     )
-    normalisation: Literal["model", "clip", "imagenet", "none"] = Field(
-        default="model", description="Mean and deviation: the model's own, CLIP's, ImageNet's, or none at all."
+    normalisation: Literal["model", "clip", "imagenet", "none", "unit"] = Field(
+        default="model",
+        description="Mean and deviation: the model's own, CLIP's, ImageNet's; none: values 0..255; unit: values 0..1.",
+    )
+    resize_filter: Literal["fixed_point", "antialias"] = Field(
+        default="fixed_point", description="fixed_point: OpenCV's bilinear; antialias: Pillow's bilinear."
     )
     names: str = Field(description="Which class-name list of the data set (datasets.yaml, classes).")
     templates: str = Field(description="Prompt templates that class names are put into, or a set of descriptions.")
@@ -109,7 +113,7 @@ class Protocol(Strict):
 
     def params(self) -> dict[str, Any]:
         """JSON values for a row's parameters: fields without default always, the others where they differ."""
-        optional = ("resize", "normalisation", "descriptions", "ambiguity_crop", "background_threshold",
+        optional = ("resize", "normalisation", "resize_filter", "descriptions", "ambiguity_crop", "background_threshold",
                     "prompt_denoising", "scales", "flip", "pamr", "crf")  # fmt: skip
         values = self.model_dump(mode="json", exclude={"description", "per_column"})
         default = Protocol.model_fields
@@ -150,6 +154,10 @@ class Run(Strict):
     protocol_changes: dict[str, Any] = Field(default_factory=dict, description="Protocol fields this row changes.")
     companions: dict[str, str] = Field(
         default_factory=dict, description="Model roles beside the main one, by the name that the method gives them."
+    )
+    captions: str | None = Field(
+        default=None,
+        description="Caption collection (a role of this paper) from which segments take words.",
     )
     training: Training | None = None
     dataset: str | None = Field(default=None, description="Where rows, not columns, name the data set.")

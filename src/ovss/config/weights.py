@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from ovss.config.base import Strict, load_yaml
 from ovss.config.files import DownloadedFile, fetched
@@ -26,10 +27,26 @@ class Loaders(Strict):
     openai_clip: str | None = None
     timm: str | None = None
     transformers: str | None = None
+    sentence_transformers: str | None = None
     segment_anything: str | None = None
     sam_hq: str | None = None
     torch_hub: str | None = None
     note: str | None = None
+
+
+class WeightFile(DownloadedFile):
+    """A file of a model: downloaded, placed by hand, or of an installed Python package (package://NAME/PATH)."""
+
+    @field_validator("url", mode="wrap")
+    @classmethod
+    def _packaged(cls, url: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        return url if re.fullmatch(r"package://\w+(/[\w+-][\w.+-]*)+", str(url)) else handler(url)
+
+    @model_validator(mode="after")
+    def _has_hash(self) -> WeightFile:
+        if (self.url or "").startswith("package://") and self.sha256 is None:
+            raise ValueError(f"{self.name}: a file of a package needs its sha256")
+        return self
 
 
 class Weight(Strict):
@@ -38,7 +55,7 @@ class Weight(Strict):
     title: str
     licence: str
     used_in: dict[str, str] = Field(default_factory=dict)
-    files: tuple[DownloadedFile, ...] = Field(min_length=1)
+    files: tuple[WeightFile, ...] = Field(min_length=1)
     format: Literal["torchscript", "pickle", "safetensors"]
     load: Loaders = Loaders()
     norm: Norm | None = None
@@ -55,6 +72,11 @@ class Weight(Strict):
         if by_hand and not self.manual:
             raise ValueError(f"{', '.join(by_hand)}: 'manual' must say what a person has to do")
         return self
+
+    @property
+    def packaged(self) -> bool:
+        """Whether every file comes with an installed package, so that it is there without a network."""
+        return all((file.url or "").startswith("package://") for file in self.files)
 
     def fetch_params(self, name: str) -> dict[str, Any]:
         """Parameters (JSON types) of the fetch job; by-hand files lie under data/manual/<name>/."""

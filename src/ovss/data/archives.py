@@ -1,7 +1,9 @@
-"""Safe extraction of tar, tar.gz and zip members: nothing is written outside the target, no links, no bombs."""
+"""Safe reading of tar, tar.gz, zip and .deb members: nothing is written outside the target, no links, no bombs."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import lzma
 import stat
 import struct
@@ -12,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from ovss.data import deb
 from ovss.errors import UserError
 
 IGNORED_PARTS = frozenset({".DS_Store", "__MACOSX"})
@@ -43,7 +46,7 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool], limits: Lim
     """Write the wanted members of an archive below ``out`` under their own names.
 
     Args:
-        archive: a .tar, .tar.gz/.tgz or .zip file.
+        archive: a .tar, .tar.gz/.tgz, .zip or .deb file.
         out: directory to write into.
         wanted: called with each member's name (forward slashes), except directories and what the Finder leaves behind.
         limits: caps on number, total size and compression ratio; None = the defaults.
@@ -58,18 +61,96 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool], limits: Lim
     limits = limits or Limits()
     written: list[str] = []
     with _members(archive) as members:
-        budget = int(archive.stat().st_size * limits.ratio) + limits.slack_bytes
-        for count, member in enumerate(members, start=1):
-            if count > limits.members:
-                raise UserError(f"{archive}: more than {limits.members} members; this is not the expected archive")
-            name = safe_name(member.name, archive)
-            if name is None or not wanted(name):
-                continue
-            if not member.regular:
-                raise UserError(f"{archive}: member {name!r} is a link or a device, not a file; refusing to unpack it")
+        budget = _budget(archive, limits)
+        for name, member in _wanted(members, archive, wanted, limits):
             budget -= _write(member, out / name, archive, budget)
             written.append(name)
     return sorted(written)
+
+
+def open_members(
+    archive: Path, wanted: Callable[[str], bool], limits: Limits | None = None
+) -> Iterator[tuple[str, IO[bytes]]]:
+    """(name, stream) of each wanted member in the archive's order; a stream is valid until the next one is asked for.
+
+    For members that are read once and need not be on disk; the rules are those of ``extract``.
+
+    Raises:
+        UserError: as ``extract``; also while a stream is read.
+    """
+    limits = limits or Limits()
+    with _members(archive) as members:
+        budget = [_budget(archive, limits)]
+        for name, member in _wanted(members, archive, wanted, limits):
+            with member.open() as source:
+                yield name, io.BufferedReader(_Guarded(source, archive, budget), _CHUNK)
+
+
+@contextmanager
+def open_file(path: Path, limits: Limits | None = None) -> Iterator[IO[bytes]]:
+    """A plain or gzip-compressed file, read as it is needed.
+
+    Raises:
+        UserError: the file is missing, damaged or a bomb; also while it is read.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: this file is missing; fetch it again")
+    with path.open("rb") as plain:
+        packed = plain.read(2) == b"\x1f\x8b"
+        plain.seek(0)
+        if not packed:
+            yield plain
+            return
+        with gzip.GzipFile(fileobj=plain) as unpacked:
+            yield io.BufferedReader(_Guarded(unpacked, path, [_budget(path, limits or Limits())]), _CHUNK)
+
+
+def _budget(archive: Path, limits: Limits) -> int:
+    return int(archive.stat().st_size * limits.ratio) + limits.slack_bytes
+
+
+def _wanted(
+    members: Iterator[_Member], archive: Path, wanted: Callable[[str], bool], limits: Limits
+) -> Iterator[tuple[str, _Member]]:
+    for count, member in enumerate(members, start=1):
+        if count > limits.members:
+            raise UserError(f"{archive}: more than {limits.members} members; this is not the expected archive")
+        name = safe_name(member.name, archive)
+        if name is None or not wanted(name):
+            continue
+        if not member.regular:
+            raise UserError(f"{archive}: member {name!r} is a link or a device, not a file; refusing to unpack it")
+        yield name, member
+
+
+class _Guarded(io.RawIOBase):
+    """Unpacked bytes of an archive; damage, and more bytes than ``budget[0]``, are errors that name the archive."""
+
+    def __init__(self, source: IO[bytes] | gzip.GzipFile, archive: Path, budget: list[int]) -> None:
+        self._source, self._archive, self._budget = source, archive, budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._source.read(len(buffer))
+        except _DAMAGE as error:
+            raise _damaged(self._archive, error) from error
+        self._budget[0] -= len(data)
+        if self._budget[0] < 0:
+            raise _bomb(self._archive)
+        buffer[: len(data)] = data
+        return len(data)
+
+
+def _damaged(archive: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{archive}: damaged or truncated archive ({reason}); delete it and fetch it again")
+
+
+def _bomb(archive: Path) -> UserError:
+    return UserError(f"{archive}: unpacks to far more than its own size; refusing it as a bomb")
 
 
 def read_member(archive: Path, name: str, limit: int = 64 << 20) -> bytes:
@@ -113,7 +194,7 @@ def _write(member: _Member, target: Path, archive: Path, budget: int) -> int:
             while chunk := source.read(_CHUNK):
                 size += len(chunk)
                 if size > budget:
-                    raise UserError(f"{archive}: unpacks to far more than its own size; refusing it as a bomb")
+                    raise _bomb(archive)
                 sink.write(chunk)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise UserError(f"{archive}: member {member.name!r} collides with another member") from None
@@ -129,10 +210,13 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     """Members in the archive's order; anything that damage can raise becomes a UserError that names the file."""
     try:
         with archive.open("rb") as stream:
-            is_zip = stream.read(2) == b"PK"
-        if is_zip:
+            start = stream.read(len(deb.MAGIC))
+        if start.startswith(b"PK"):
             with zipfile.ZipFile(archive) as opened_zip:
                 yield _zip_members(opened_zip)
+        elif start == deb.MAGIC:
+            with archive.open("rb") as package, tarfile.open(fileobj=deb.open_data(package, archive)) as files:
+                yield _tar_members(files, archive)
         else:
             with tarfile.open(archive, "r:*") as opened_tar:
                 yield _tar_members(opened_tar, archive)
@@ -141,8 +225,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     except FileNotFoundError:
         raise UserError(f"{archive}: this archive is missing; fetch it again") from None
     except _DAMAGE as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{archive}: damaged or truncated archive ({reason}); delete it and fetch it again") from error
+        raise _damaged(archive, error) from error
 
 
 def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:

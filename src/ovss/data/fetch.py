@@ -1,10 +1,12 @@
-"""The stage that brings an archive's files in: downloaded, placed by hand, or made by the generated world."""
+"""The stage that brings an archive's files in: downloaded, placed by hand, of a package, or of the generated world."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from ovss.data.remote import RemoteFile, place, verify
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 
-_WORLD = "world://"
+_WORLD, _PACKAGE = "world://", "package://"
 
 
 def run(ctx: JobContext) -> dict[str, object]:
     """Fetch the files of one archive.
 
     Params: archive (name), files (entries of datasets.yaml: name, url, mirrors, size, hashes), manual (text or null).
-    Inputs: ``world`` where an address starts with ``world://``.
+    Inputs: ``world`` where an address starts with ``world://``. An address ``package://NAME/PATH`` is a file of the
+    installed Python package NAME.
     Output: the files under their names. A file at ``data/manual/<archive>/<name>`` is verified and used as it is.
 
     Returns:
@@ -36,6 +39,8 @@ def run(ctx: JobContext) -> dict[str, object]:
         file = RemoteFile.of(entry)
         if file.urls and file.urls[0].startswith(_WORLD):
             facts[file.name] = _from_world(file, ctx.inputs, ctx.out)
+        elif file.urls and file.urls[0].startswith(_PACKAGE):
+            facts[file.name] = _from_package(file, ctx.out)
         else:
             facts[file.name] = _from_outside(file, archive, ctx.params.get("manual"), ctx.out)
     return {"archive": archive, "files": facts}
@@ -71,4 +76,26 @@ def _from_world(file: RemoteFile, inputs: Mapping[str, Path], out: Path) -> dict
     source = inputs["world"] / "archives" / name
     facts = verify(source, stated)
     place(source, out / file.name)
+    return {**facts, "url": file.urls[0]}
+
+
+def _from_package(file: RemoteFile, out: Path) -> dict[str, Any]:
+    """Copy a file that an installed distribution lists as its own, and check it against the hash that is stated."""
+    address = file.urls[0].removeprefix(_PACKAGE)
+    package = address.partition("/")[0]
+    if file.sha256 is None:
+        raise UserError(f"{file.name}: a package:// address needs a sha256; state it beside the address")
+    try:
+        listed = metadata.distribution(package).files or []
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"{file.name}: comes with the Python package {package}, which is not installed; run 'make setup'"
+        ) from None
+    found = next((entry for entry in listed if entry.as_posix() == address), None)
+    if found is None:
+        raise UserError(f"{file.name}: the Python package {package} has no file {address}; mend the address")
+    source = Path(str(found.locate()))
+    facts = verify(source, file)
+    # A copy, no second name: a later change of the installed package must not reach the output.
+    shutil.copyfile(source, out / file.name)
     return {**facts, "url": file.urls[0]}

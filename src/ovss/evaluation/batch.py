@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ovss.errors import UserError
-from ovss.evaluation.preprocess import normalise, resize_bilinear, resized_size
+from ovss.evaluation.preprocess import normalise, resize, resized_size
 from ovss.evaluation.protocol import Geometry, Protocol
 from ovss.models.clip import Clip
 from ovss.models.windows import Grid, cut_windows, make_grid
@@ -21,7 +21,7 @@ class View:
     """One image under one geometry.
 
     id: image id. original_size, input_size: (H, W) before and after resizing. pixels: (H, W, 3) uint8, resized RGB.
-    input: (3, H, W) float32, the same normalised. grid: its windows.
+    input: (3, H, W) float32, the same normalised. grid: its windows. normalisation: which one of the protocol.
     """
 
     id: str
@@ -29,6 +29,7 @@ class View:
     pixels: Tensor
     input: Tensor
     grid: Grid
+    normalisation: str = "model"
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -82,7 +83,7 @@ def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip:
     """
     pixels = torch.from_numpy(image).to(clip.device)
     size = (image.shape[0], image.shape[1])
-    resized = resize_bilinear(pixels, resized_size(size, geometry))
+    resized = resize(pixels, resized_size(size, geometry), geometry)
     grid = make_grid(
         (resized.shape[0], resized.shape[1]), geometry.crop, geometry.stride, clip.patch_size, geometry.window_padding
     )
@@ -91,4 +92,4 @@ def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip:
             f"image {name}: {resized.shape[1]}x{resized.shape[0]} pixels after resizing is smaller than a patch of "
             f"{clip.patch_size}; raise short_side or leave the image out"
         )
-    return View(name, size, resized, normalise(resized, geometry, clip), grid)
+    return View(name, size, resized, normalise(resized, geometry, clip), grid, geometry.normalisation)

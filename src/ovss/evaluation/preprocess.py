@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ovss.evaluation.protocol import Geometry
@@ -17,6 +19,7 @@ _NORMALISATIONS = {
     "clip": ((122.771, 116.746, 104.094), (68.501, 66.632, 70.323)),
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "unit": ((0.0, 0.0, 0.0), (255.0, 255.0, 255.0)),
 }
 
 
@@ -45,6 +48,14 @@ def _taps(length: int, size: int, device: str) -> tuple[Tensor, Tensor, Tensor, 
     index = (tensor.to(device, torch.int64) for tensor in (low, high))
     weight = (tensor.to(device, torch.int32) for tensor in (first, second))
     return (*index, *weight)  # type: ignore[return-value]
+
+
+def resize(image: Tensor, size: tuple[int, int], geometry: Geometry) -> Tensor:
+    """(H, W, 3) uint8 -> (H', W', 3) uint8 by the geometry's filter: OpenCV's bilinear, or Pillow's with antialias."""
+    if geometry.resize_filter == "fixed_point" or tuple(image.shape[:2]) == size:
+        return resize_bilinear(image, size)
+    small = Image.fromarray(image.cpu().numpy()).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.asarray(small).copy()).to(image.device)
 
 
 def resize_bilinear(image: Tensor, size: tuple[int, int]) -> Tensor:

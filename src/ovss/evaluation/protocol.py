@@ -19,7 +19,8 @@ class Geometry:
     crop: int | None
     stride: int | None
     window_padding: Literal["none", "patch"]
-    normalisation: Literal["model", "clip", "imagenet", "none"]
+    normalisation: Literal["model", "clip", "imagenet", "none", "unit"]
+    resize_filter: Literal["fixed_point", "antialias"] = "fixed_point"
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Protocol:
     resize: Literal["keep_ratio", "square"] = "keep_ratio"
     max_long_side: int = 2048
     window_padding: Literal["none", "patch"] = "none"
-    normalisation: Literal["model", "clip", "imagenet", "none"] = "model"
+    normalisation: Literal["model", "clip", "imagenet", "none", "unit"] = "model"
+    resize_filter: Literal["fixed_point", "antialias"] = "fixed_point"
     descriptions: str | None = None
     ambiguity_crop: int | None = None
     prob_threshold: float = 0.0
@@ -70,7 +72,7 @@ class Protocol:
     def geometry(self) -> Geometry:
         """The part that decides the network input."""
         return Geometry(self.resize, self.short_side, self.max_long_side, self.crop, self.stride, self.window_padding,
-                        self.normalisation)  # fmt: skip
+                        self.normalisation, self.resize_filter)  # fmt: skip
 
     def refuse(self, method: str, *names: str) -> None:
         """Refuse protocol values other than the default that a method does not act on: none is ignored silently.

@@ -175,8 +175,13 @@ def last_block(block: Any, tokens: Tensor, mixed: Tensor, variant: Variant, fami
 
 def joint_features(visual: Any, tokens: Tensor) -> Tensor:
     """Unit-norm joint features of every token: normalise(ln_post(tokens) @ proj), (W, N, d) -> (W, N, D)."""
+    return F.normalize(projected(visual, tokens), dim=-1)
+
+
+def projected(visual: Any, tokens: Tensor) -> Tensor:
+    """Joint features of every token, of any norm: ln_post(tokens) @ proj, (W, N, d) -> (W, N, D)."""
     features: Tensor = visual.ln_post(tokens)
-    return F.normalize(features if visual.proj is None else features @ visual.proj, dim=-1)
+    return features if visual.proj is None else features @ visual.proj
 
 
 def image_features(visual: Any, tokens: Tensor) -> Tensor:

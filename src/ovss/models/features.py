@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ovss.errors import UserError
@@ -170,17 +171,22 @@ def _resnet(features: Features, variant: dense.Variant) -> Tensor:
     return resnet.resnet_features(features.clip.visual, features.windows)
 
 
-def _gem_tokens(
+def _gem_projected(
     features: Features, depth: int, iterations: int, limit: gem.DepthLimit = "layers", stream: gem.Stream = "accumulate"
 ) -> Tensor:
-    """Unit features of every token of GEM, class token first, (W, N, D)."""
+    """Features of every token of GEM as they leave the projection, class token first, (W, N, D)."""
     visual = features.transformer()
     start = gem.first_block(len(visual.transformer.resblocks), depth, limit)
     parts = [
-        dense.joint_features(visual, gem.gem_tokens(visual, inputs, start, iterations, stream))
+        dense.projected(visual, gem.gem_tokens(visual, inputs, start, iterations, stream))
         for inputs in features.block_inputs("antialias")
     ]
     return torch.cat(parts)
+
+
+def _gem_tokens(features: Features, **settings: object) -> Tensor:
+    """Unit features of every token of GEM, class token first, (W, N, D); settings as for ``gem_tokens``."""
+    return F.normalize(features.get("gem_projected", **settings), dim=-1)
 
 
 def _gem(features: Features, **settings: object) -> Tensor:
@@ -217,6 +223,7 @@ def _companion_affinity(features: Features, which: str) -> Tensor:
 FEATURES: dict[str, Callable[..., Tensor]] = {
     "tokens": _tokens,
     "dense": _dense,
+    "gem_projected": _gem_projected,
     "gem_tokens": _gem_tokens,
     "gem": _gem,
     "image": _image,

@@ -93,10 +93,15 @@ def encode_texts(clip: Clip, texts: Sequence[str]) -> Tensor:
 
     Padding behind the longest text is cut: attention is causal, so no text sees it.
     """
-    model: Any = clip.model
     tokens = clip.tokenizer(list(texts)).to(clip.device)
-    if model.text_pool_type == "argmax":
+    if clip.model.text_pool_type == "argmax":
         tokens = tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
+    return encode_tokens(clip, tokens)
+
+
+def encode_tokens(clip: Clip, tokens: Tensor) -> Tensor:
+    """Text encoder output of token numbers (n, length) on the model's device, (n, D) float32, not normalised."""
+    model: Any = clip.model
     length = tokens.shape[1]
     hidden = model.token_embedding(tokens) + model.positional_embedding[:length]
     mask = None if model.attn_mask is None else model.attn_mask[:length, :length]

@@ -1,6 +1,7 @@
 """Stage ``weights``: a downloaded checkpoint becomes a model directory, by the library that knows the model.
 
-CLIP: open_clip's hub layout. DINO, DINOv2, SAM: timm (``timm_models``). MaskFormer: ``transformers_models``.
+CLIP: open_clip's hub layout. DINO, DINOv2, SAM: timm (``timm_models``). MaskFormer: ``transformers_models``. Sentence
+encoders: ``sentences``.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ovss.models.checkpoints import read_checkpoint
 from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate
 from ovss.models.openclip import open_clip
 from ovss.models.resized import Norm
+from ovss.models.sentences import write_sentences
 from ovss.models.timm_models import write_timm
 
 
@@ -58,8 +60,9 @@ def run(ctx: JobContext) -> dict[str, object]:
 
     Parameters: ``weights`` (name), ``files`` (names), ``format`` (torchscript, pickle, safetensors), ``load`` (what the
     libraries call the model: ``open_clip`` [architecture, tag] goes before ``transformers``, which needs a
-    ``config.json`` among the files and ``input``, and that before ``timm``), ``norm`` {mean, std, interpolation}. Input
-    ``file``: the fetched folder. A CLIP's tensors keep their type (OpenAI's are float16); loading casts to float32.
+    ``config.json`` among the files and ``input``, and that before ``timm``; ``sentence_transformers`` goes before all),
+    ``norm`` {mean, std, interpolation}, needed by all that see images. Input ``file``: the fetched folder. A CLIP's
+    tensors keep their type (OpenAI's are float16); loading casts to float32.
 
     Returns:
         Facts: architecture and number of parameters.
@@ -69,6 +72,9 @@ def run(ctx: JobContext) -> dict[str, object]:
     """
     name, params, source = str(ctx.params["weights"]), ctx.params, ctx.inputs["file"]
     load, norm, files = params["load"], params.get("norm"), params["files"]
+    if load.get("sentence_transformers"):
+        count = write_sentences(ctx.out, source, files)
+        return {"architecture": load["sentence_transformers"], "parameters": count}
     if not norm:
         raise UserError(f"weights {name}: conversion needs norm; add it to weights.yaml")
     if load.get("open_clip"):
@@ -84,7 +90,7 @@ def run(ctx: JobContext) -> dict[str, object]:
         count = write_timm(ctx.out, architecture, Norm.of(norm), state)
     else:
         raise UserError(
-            f"weights {name}: conversion needs load.open_clip, load.timm, or load.transformers with input and a "
-            f"{transformers_models.CONFIG_FILE}; add it to weights.yaml"
+            f"weights {name}: conversion needs load.open_clip, load.timm, load.sentence_transformers, or "
+            f"load.transformers with input and a {transformers_models.CONFIG_FILE}; add it to weights.yaml"
         )
     return {"architecture": architecture, "parameters": count}

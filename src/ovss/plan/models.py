@@ -22,6 +22,8 @@ def trained_job(project: Project, scale: Scale, name: str) -> Job | str:
     for stage, models in (("train_clip", scale.train.clip), ("train_dino", scale.train.dino)):
         if name in models:
             return project.job(stage, name, {"model": models[name].model_dump(mode="json")}, {})
+    if name in project.weights.weights and project.weights.weights[name].packaged:
+        return weights_job(project, name)
     return f"model {name} is not trained at this scale"
 
 

@@ -79,7 +79,11 @@ class Project:
     def methods(self) -> dict[str, frozenset[str]]:
         """Names of the settings of every implemented method, read from its file without importing it."""
         folder = self.root / "src" / "ovss" / "methods"
-        return {file.stem: frozenset(_settings_fields(file)) for file in sorted(folder.glob("[a-z]*.py"))}
+        return {file.stem: frozenset(_settings_fields(file, "Settings")) for file in sorted(folder.glob("[a-z]*.py"))}
+
+    def settings_of(self, method: str, part: str) -> frozenset[str]:
+        """Names of the settings in one part (a dataclass that ``Settings`` inherits) of an implemented method."""
+        return frozenset(_settings_fields(self.root / "src" / "ovss" / "methods" / f"{method}.py", part))
 
 
 def _paper_order(file: Path) -> tuple[int, str]:
@@ -87,9 +91,18 @@ def _paper_order(file: Path) -> tuple[int, str]:
     return known, file.stem
 
 
-def _settings_fields(file: Path) -> Iterator[str]:
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef) and node.name == "Settings":
+def _settings_fields(file: Path, name: str) -> Iterator[str]:
+    """Fields of a dataclass of a method's file, with those that it inherits from the file itself or from a part of a
+    method (a module of the same folder)."""
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    for node in body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            for base in node.bases:
+                yield from _settings_fields(file, base.id) if isinstance(base, ast.Name) else ()
             for line in node.body:
                 if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
                     yield line.target.id
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ovss.methods."):
+            part = file.with_name(f"{str(node.module).rpartition('.')[2]}.py")
+            if any(alias.name == name for alias in node.names):
+                yield from _settings_fields(part, name)

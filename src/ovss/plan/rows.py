@@ -16,6 +16,7 @@ from ovss.plan.job import Job
 from ovss.plan.models import model_job
 from ovss.plan.project import Project
 from ovss.plan.texts import own_texts, text_job
+from ovss.plan.words import WordRows
 
 SEGMENTATION_METRICS = frozenset({"miou"})
 # What the stage evaluate imports for rows with companion models, and for no other.
@@ -40,6 +41,7 @@ class Rows:
         self._text = cache(self._text_job)
         self._source = cache(lambda source: source_job(project, scale, source))
         self._models: dict[str, Job | str] = {}
+        self.words = WordRows(project, scale)
 
     def cell(self, paper: Paper, table: str, row: str, column: str) -> list[Job] | Empty:
         """The jobs (one per shard) that make a cell, or why it stays empty.
@@ -107,10 +109,23 @@ class Rows:
             return Empty(inputs)
         view = {"name": name, "labels": dataset.labels.model_dump(mode="json"), "num_classes": dataset.num_classes,
                 "background": dataset.background}  # fmt: skip
-        params = {"method": cell.method, "settings": dict(cell.settings), "dataset": view, "protocol": protocol,
-                  "examples": self.scale.examples}  # fmt: skip
+        shared = {"dataset": view, "protocol": protocol, "examples": self.scale.examples}
         shards = self._shards(dataset.source)
-        return [self._row(params | {"shard": [index, shards]}, inputs | {"source": source}) for index in range(shards)]
+        parts = [shared | {"shard": [index, shards]} for index in range(shards)]
+        if cell.captions is not None:
+            return self._word_jobs(paper, cell, inputs, parts, source)
+        params = {"method": cell.method, "settings": dict(cell.settings)}
+        return [self._row(params | part, inputs | {"source": source}) for part in parts]
+
+    def _word_jobs(
+        self, paper: Paper, cell: Cell, models: Mapping[str, Job], parts: list[dict[str, Any]], source: Job
+    ) -> list[Job] | Empty:
+        made = [self.words.jobs(paper, cell, models, part, source) for part in parts]
+        missing = [why for why in made if isinstance(why, str)]
+        if missing:
+            return Empty(missing[0])
+        known = [[self._jobs.setdefault(job.key, job) for job in jobs] for jobs in made if not isinstance(jobs, str)]
+        return [label for _, _, label in known]
 
     def _inputs(self, paper: Paper, cell: Cell, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Job] | str:
         """Models and texts of a cell, or why one of them is missing."""
@@ -119,7 +134,7 @@ class Rows:
             return model
         found: dict[str, Job | str] = {"model": model}
         for key, texts in (("text", protocol["templates"]), ("descriptions", protocol.get("descriptions"))):
-            if texts:
+            if texts and cell.captions is None:
                 found[key] = self._text(dataset, protocol["names"], texts, model)
         for name, role in cell.companions.items():
             made = self._model(paper, role)

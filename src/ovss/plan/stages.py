@@ -25,8 +25,9 @@ class Stage:
 
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
-_EVALUATE = (*_DEEP, "scipy")
+_EVALUATE = (*_DEEP, "scipy", "pillow")
 _WEIGHTS = ("torch", "open-clip-torch", "safetensors", "timm", "transformers")
+_WORDS = ("inflect", "textblob", "lemminflect", "sentence-transformers", "transformers", "pillow")
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -39,6 +40,27 @@ STAGES: dict[str, Stage] = {
         Stage("weights", "ovss.models.weights", _WEIGHTS, memory_mb=8000),
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
         Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
+        Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),
+        Stage("index", "ovss.retrieval.index", ("numpy", "faiss-cpu"), seeded=True, memory_mb=8000, minutes=24 * 60),
+        Stage(
+            "segments",
+            "ovss.evaluation.segments",
+            (*_DEEP, "pillow"),
+            is_pass=True,
+            memory_mb=4000,
+            minutes=240,
+            gpus=1,
+        ),
+        Stage(
+            "retrieve",
+            "ovss.retrieval.retrieve",
+            ("numpy", "torch", "faiss-cpu"),
+            is_pass=True,
+            memory_mb=8000,
+            minutes=24 * 60,
+            gpus=1,
+        ),
+        Stage("label", "ovss.evaluation.label", (*_DEEP, *_WORDS), is_pass=True, memory_mb=8000, minutes=240, gpus=1),
         Stage("table", "ovss.report.table", ("numpy",), grouped=True, seeded=True),
         Stage("claims", "ovss.report.claims", ("numpy",), seeded=True),
         Stage("report", "ovss.report.page", ("numpy", "matplotlib", "seaborn", "pandas", "jinja2"), memory_mb=3000),

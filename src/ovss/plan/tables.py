@@ -151,7 +151,21 @@ class Tables:
             if isinstance(captions, Job):
                 inputs |= {"captions": captions, f"world/{CAPTIONS}": captions.inputs["world"]}
             inputs |= {f"world/{job.name}": job for job in self._worlds()}
+        inputs |= {f"collections/{name}": job.inputs["captions"] for name, job in self.rows.words.indexes.items()}
+        inputs |= {f"indexes/{name}": job for name, job in self.rows.words.indexes.items()}
+        words, shown = self._words()
+        inputs |= shown
         params = {
+            "words": words,
+            "collections": [
+                {
+                    "name": name,
+                    "title": self._collection_title(job),
+                    "input": f"collections/{name}",
+                    "index": f"indexes/{name}",
+                }
+                for name, job in self.rows.words.indexes.items()
+            ],
             "scale": self.scale_name,
             "about": self.scale.about,
             "papers": {name: self._about(paper) for name, paper in self.project.papers.items()},
@@ -163,6 +177,22 @@ class Tables:
         templates = self.project.root / "src" / "ovss" / "report" / "templates"
         files = {f"templates/{file.name}": _hash(file.read_bytes()) for file in sorted(templates.glob("*.*"))}
         return self.project.job("report", self.scale_name, params, inputs, files=files)
+
+    def _collection_title(self, index: Job) -> str:
+        return self.project.datasets.captions[index.inputs["captions"].params["collection"]].title
+
+    def _words(self) -> tuple[list[dict[str, Any]], dict[str, Job]]:
+        """Rows whose segments and words are shown: those that their table names for the gallery."""
+        inputs, sources, shown = _Inputs("words"), {}, []
+        for (paper, table, row, _), made in self.cells.items():
+            if isinstance(made, Empty) or made[0].stage != "label":
+                continue
+            if row in self.project.papers[paper].tables[table].gallery:
+                source = made[0].inputs["source"]
+                sources[f"sources/{source.name}"] = source
+                place = {"paper": paper, "table": table, "row": row, "dataset": made[0].params["dataset"]["name"]}
+                shown.append({**place, "input": inputs.add([made[0]])[0], "source": f"sources/{source.name}"})
+        return shown, inputs.jobs | sources
 
     @staticmethod
     def _about(paper: Paper) -> dict[str, Any]:

@@ -70,26 +70,36 @@ def build(entries: Sequence[Mapping[str, str]], datasets: Mapping[str, Mapping[s
     """
     galleries, left = [], budget
     for name in dict.fromkeys(entry["dataset"] for entry in entries):
-        rows = {entry["row"]: _row(entry["input"], inputs) for entry in entries if entry["dataset"] == name}
+        rows = {entry["row"]: input_of(entry["input"], inputs) for entry in entries if entry["dataset"] == name}
         source = next(entry["source"] for entry in entries if entry["dataset"] == name)
-        gallery, used = _gallery(_view(name, source, datasets, inputs), rows, images, left)
+        gallery, used = _gallery(dataset_view(name, source, datasets, inputs), rows, images, left)
         left -= used
         galleries.append(gallery)
     return galleries
 
 
-def _row(name: str, inputs: Inputs) -> Path:
+def input_of(name: str, inputs: Inputs) -> Path:
+    """The directory of a row that the parameters name.
+
+    Raises:
+        UserError: the job has no such input.
+    """
     row = inputs.rows.get(name)
     if row is None:
-        raise UserError(f"params gallery: no input '{name}' was given to the report; plan the report again")
+        raise UserError(f"params: no input '{name}' was given to the report; plan the report again")
     return row.directory
 
 
-def _view(name: str, source_name: str, datasets: Mapping[str, Mapping[str, Any]], inputs: Inputs) -> View:
+def dataset_view(name: str, source_name: str, datasets: Mapping[str, Mapping[str, Any]], inputs: Inputs) -> View:
+    """A data set as its pictures need it.
+
+    Raises:
+        UserError: the job has no such source or data set.
+    """
     spec = datasets.get(name)
     source = inputs.sources.get(source_name.removeprefix("sources/"))
     if spec is None or source is None:
-        raise UserError(f"params gallery: data set '{name}' has no entry in datasets or no input '{source_name}'; "
+        raise UserError(f"params: data set '{name}' has no entry in datasets or no input '{source_name}'; "
                         "plan the report again")  # fmt: skip
     with (source / "index.csv").open(encoding="utf-8", newline="") as file:
         index = {line["id"]: line for line in csv.DictReader(file)}

@@ -46,7 +46,7 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything the page shows, checked for shape. Rows are by input name (``rows/3``, ``gallery/0``)."""
+    """Everything the page shows, checked for shape. Rows are by input name (``rows/3``, ``words/0``)."""
 
     tables: Mapping[str, list[dict[str, Any]]]
     table_folders: Mapping[tuple[str, str], Path]
@@ -153,7 +153,7 @@ def load(inputs: Mapping[str, Path]) -> Inputs:
         claims={found["paper"]: found["claims"] for found in claims},
         rows={
             f"{kind}/{name}": load_row(f"{kind}/{name}", directory)
-            for kind in ("rows", "gallery")
+            for kind in ("rows", "gallery", "words")
             for name, directory in group(inputs, kind).items()
         },
         sources=group(inputs, "sources"),

@@ -4,15 +4,18 @@ params:
   scale, about        name of the scale and one sentence on it
   papers              by paper: title, citation, url, code {url, commit, licence, note}, differences, protocols
   gallery             [{input, row, paper, table, dataset, source}]: predictions to show
+  words               the same for rows that find words of their own (stage label; optional)
+  collections         [{name, title, input, index}]: caption collections, index null where there is none (optional)
   datasets            by name: title, labels (label map), class_names, background
   trained             by model name: what it was trained with (optional)
 inputs:
-  tables/<paper>/<table>, claims/<paper>, rows/<n> and gallery/<n>, sources/<name>, models/<name>, world/<archive>
+  tables/<paper>/<table>, claims/<paper>, rows/<n>, gallery/<n> and words/<n>, sources/<name>, models/<name>,
+  world/<archive>, and those that collections name
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -21,14 +24,14 @@ from markupsafe import Markup
 
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.report import bars, classes, figures, forest, formats, gallery, origins, summary, world
+from ovss.report import bars, captions, classes, figures, forest, formats, gallery, origins, summary, words, world
 from ovss.report.colours import themed
 from ovss.report.inputs import Inputs, load
 from ovss.report.tableview import TableView, build
 
-GALLERY_IMAGES = 3
-GALLERY_BYTES = 1_500_000
-"""Images per data set, and the size of all pictures together, that keep the page below 3 MB."""
+GALLERY_IMAGES, WORDS_IMAGES = 3, 2
+GALLERY_BYTES, WORDS_BYTES = 1_200_000, 700_000
+"""Images per data set, and the size of all of a gallery together, that keep the page below 3 MB."""
 
 
 def run(ctx: JobContext) -> dict[str, object]:
@@ -52,6 +55,7 @@ class Page:
     def __init__(self, ctx: JobContext) -> None:
         self.params = ctx.params
         self.out = ctx.out
+        self.directories = ctx.inputs
         self.inputs: Inputs = load(ctx.inputs)
         self.drawn = 0
         self.entries = origins.entries(self.inputs.rows_by_key.values(), self._used_by())
@@ -99,8 +103,9 @@ class Page:
             papers=papers, cells=summary.cell_counts(grid for grids in self.grids.values() for grid in grids),
             claims=summary.claim_counts(claim for claims in self.inputs.claims.values() for claim in claims),
             marks=summary.MARKS, words=summary.WORDS, per_class=self._per_class(), curves=self._curves(),
-            galleries=self._galleries(), world=world.load(self.inputs.worlds),
-            entries=shown, package_sets=origins.package_sets(shown),
+            galleries=self._galleries(), words_of=self._words(),
+            collections=captions.load(self.params.get("collections") or [], self.directories),
+            world=world.load(self.inputs.worlds), entries=shown, package_sets=origins.package_sets(shown),
         )  # fmt: skip
 
     def _paper(self, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,11 +151,19 @@ class Page:
                 for name, svg in drawn.items()]  # fmt: skip
 
     def _galleries(self) -> list[gallery.Gallery]:
+        entries = self._titled(self.params.get("gallery") or [])
+        return gallery.build(entries, self.params.get("datasets", {}), self.inputs, GALLERY_IMAGES, GALLERY_BYTES)
+
+    def _words(self) -> list[words.WordGallery]:
+        entries = self._titled(self.params.get("words") or [])
+        return words.build(entries, self.params.get("datasets", {}), self.inputs, WORDS_IMAGES, WORDS_BYTES)
+
+    def _titled(self, entries: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+        """Entries of a gallery with the rows called as in their table."""
         named = {(grid.paper, grid.id, row.id): row.name
                  for grids in self.grids.values() for grid in grids for row in grid.rows}  # fmt: skip
-        entries = [{**entry, "row": named.get((entry.get("paper"), entry.get("table"), entry["row"]), entry["row"])}
-                   for entry in self.params.get("gallery", [])]  # fmt: skip
-        return gallery.build(entries, self.params.get("datasets", {}), self.inputs, GALLERY_IMAGES, GALLERY_BYTES)
+        places = [(entry.get("paper", ""), entry.get("table", ""), entry["row"]) for entry in entries]
+        return [{**entry, "row": named.get(at, at[2])} for entry, at in zip(entries, places, strict=True)]
 
 
 def _cell_anchor(place: str) -> str:

@@ -1,4 +1,4 @@
-"""Stage ``world``: draws the data sets and caption files of the tiny scales, packed like the originals."""
+"""Stage ``world``: draws the data sets, caption files and word lists of the tiny scales, packed like the originals."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ovss.world.classes import CLASSES, STUFF, SYNONYMS, THINGS
 from ovss.world.files import Files, checksums, write_tar, write_zip
 from ovss.world.preview import class_palette, write_scenes, write_sprites, write_textures
 from ovss.world.scenes import Banks, cumulative, load_banks, pick, render, sample_scene
+from ovss.world.wordlists import word_archives
 
 DATA, CAPTIONS = 10, 11
 """Streams of scenes; training uses others (``ovss.training.views``)."""
@@ -100,6 +101,9 @@ def run(ctx: JobContext) -> dict[str, object]:
         frequencies[name] = _count(examples)
         write_scenes([e.view for e in examples if e.split == "val"][:PREVIEWED], ctx.out / f"scenes_{name}.png")
     captions = _write_captions(ctx.seed, params, banks, archives)
+    if params.cc3m or params.cc12m:
+        for file, members in word_archives().items():
+            write_zip(archives / file, members)
     write_sprites(banks, ctx.out / "sprites.png")
     write_textures(banks, ctx.out / "textures.png")
     manifest = {path.name: checksums(path) for path in sorted(archives.iterdir())}

@@ -1,0 +1,159 @@
+"""The files of a segments directory: cluster maps and embeddings of all images.
+
+images.txt: image ids, one a line. maps.zip: one PNG per image (mode L, cluster of every pixel), stored, with fixed
+dates. segments.safetensors: ``embeddings`` (S, D) float32 and, int32 (S,) each, ``image`` (number of the line in
+images.txt), ``cluster`` and ``pixels``.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ovss.errors import UserError
+
+IMAGES_FILE, MAPS_FILE, TENSORS_FILE = "images.txt", "maps.zip", "segments.safetensors"
+_COLUMNS = ("image", "cluster", "pixels")
+# The oldest date a zip entry can have: the same maps give the same bytes.
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+_VECTORS_FILE = "embeddings.part"
+
+
+@dataclass(frozen=True)
+class SegmentsFile:
+    """Segments of all images, in the order of ``images`` and then of clusters; ``archive`` has the maps.
+
+    embeddings: (S, D) float32, not normalised. image, cluster, pixels: (S,) int32.
+    """
+
+    archive: zipfile.ZipFile
+    images: tuple[str, ...]
+    embeddings: Tensor
+    image: Tensor
+    cluster: Tensor
+    pixels: Tensor
+
+    @classmethod
+    def open(cls, directory: Path) -> SegmentsFile:
+        """Read a segments directory; maps are read when asked for.
+
+        Raises:
+            UserError: a file is missing or damaged, or the files do not belong together.
+        """
+        try:
+            images = tuple((directory / IMAGES_FILE).read_text(encoding="utf-8").splitlines())
+            tensors = load_file(directory / TENSORS_FILE)
+            columns = [tensors[name] for name in _COLUMNS]
+            embeddings = tensors["embeddings"]
+            archive = zipfile.ZipFile(directory / MAPS_FILE)
+        except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+            raise UserError(f"{directory}: not a readable segments directory ({error}); make it again") from error
+        lengths = {len(embeddings), *map(len, columns)}
+        if len(lengths) > 1 or (len(embeddings) and int(columns[0].max()) >= len(images)):
+            raise UserError(f"{directory}: {TENSORS_FILE} and {IMAGES_FILE} do not belong together; make it again")
+        return cls(archive, images, embeddings, *columns)
+
+    def map(self, image_id: str) -> npt.NDArray[np.uint8]:
+        """Cluster of every pixel of one image, (H, W) uint8.
+
+        Raises:
+            UserError: there is no such map, or it is damaged.
+        """
+        try:
+            with Image.open(io.BytesIO(self.archive.read(f"{image_id}.png"))) as picture:
+                return np.array(picture)
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            where = self.archive.filename
+            raise UserError(f"{where}: the map of image {image_id} cannot be read ({error}); make it again") from error
+
+
+class SegmentsWriter:
+    """Writes a segments directory image by image; embeddings wait on disk, not in memory.
+
+    ``release`` lets go of its files however the work ends, ``close`` makes the directory complete.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.images: list[str] = []
+        self._rows: list[tuple[int, int, int]] = []
+        self._dimension = 0
+        directory.mkdir(parents=True, exist_ok=True)
+        self._maps = zipfile.ZipFile(directory / f"{MAPS_FILE}.part", "w", zipfile.ZIP_STORED)
+        self._vectors = (directory / _VECTORS_FILE).open("wb")
+
+    @property
+    def segments(self) -> int:
+        """Number of segments so far."""
+        return len(self._rows)
+
+    def add(
+        self,
+        image_id: str,
+        cluster_map: npt.NDArray[np.uint8],
+        embeddings: Tensor,
+        clusters: Sequence[int],
+        pixels: Sequence[int],
+    ) -> None:
+        """Append one image.
+
+        Args:
+            image_id: its id.
+            cluster_map: (H, W) uint8.
+            embeddings: (n, D) float32 on the CPU.
+            clusters: number in the map of each of these n segments.
+            pixels: and its pixels.
+        """
+        stream = io.BytesIO()
+        Image.fromarray(cluster_map).save(stream, "png")
+        self._maps.writestr(zipfile.ZipInfo(f"{image_id}.png", _ZIP_DATE), stream.getvalue())
+        self._vectors.write(embeddings.contiguous().numpy().tobytes())
+        self._dimension = embeddings.shape[1]
+        number = len(self.images)
+        self._rows += [(number, int(index), int(area)) for index, area in zip(clusters, pixels, strict=True)]
+        self.images.append(image_id)
+
+    def release(self) -> None:
+        """Close the files."""
+        self._maps.close()
+        self._vectors.close()
+
+    def close(self) -> None:
+        """Write what is left; the directory is complete afterwards."""
+        self.release()
+        vectors = self.directory / _VECTORS_FILE
+        table = torch.tensor(self._rows, dtype=torch.int32).reshape(-1, 3)
+        read = np.fromfile(vectors, dtype=np.float32).reshape(len(table), self._dimension)
+        columns = {name: table[:, index].contiguous() for index, name in enumerate(_COLUMNS)}
+        save_file({"embeddings": torch.from_numpy(read), **columns}, self.directory / f"{TENSORS_FILE}.part")
+        text = "".join(f"{image}\n" for image in self.images)
+        (self.directory / IMAGES_FILE).write_text(text, encoding="utf-8")
+        for name in (MAPS_FILE, TENSORS_FILE):
+            (self.directory / f"{name}.part").rename(self.directory / name)
+        vectors.unlink()
+
+
+def write_segments(
+    directory: Path,
+    images: Iterable[tuple[str, npt.NDArray[np.uint8], Tensor, Sequence[int], Sequence[int]]],
+) -> SegmentsFile:
+    """Write a segments directory of images given as the arguments of ``SegmentsWriter.add``, and open it."""
+    writer = SegmentsWriter(directory)
+    try:
+        for image in images:
+            writer.add(*image)
+        writer.close()
+    finally:
+        writer.release()
+    return SegmentsFile.open(directory)
