@@ -225,7 +225,7 @@ def extrapolate(
 
 
 def fixed_bytes(recipe: Recipe) -> int:
-    """Bytes of an index that do not grow with the rows: centres of the lists (an HNSW links each to 64) and codebook."""
+    """Bytes that do not grow with the rows: centres of the lists (an HNSW links each to 64) and the codebook."""
     links = 64 * 4 if "HNSW" in recipe.factory else 0
     return recipe.lists * (4 * DIMENSION + links) + (256 * DIMENSION * 4 if recipe.k_factor else 0)
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from ovss import origin
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.report import bars, forest, formats, origins, page
+from ovss.report import bars, forest, formats, origins, page, words
 from ovss.report.inputs import load
 from ovss.report.rownames import row_names
 from ovss.report.summary import cell_counts
@@ -167,6 +167,54 @@ def test_gallery_shows_image_truth_and_every_method_or_the_reason(tiny: tuple[Jo
     strips = re.findall(r'<div class="strip".*?</div>', text, re.DOTALL)
     assert [strip.count("<figure>") for strip in strips] == [8, 8, 8, 4, 4, 4]
     assert sum("this row kept no prediction of this image" in strip for strip in strips) == 1
+
+
+def test_words_stand_beside_their_pictures_with_class_scores_and_captions(tiny: tuple[JobContext, str]) -> None:
+    section = tiny[1].split('<section id="words">')[1].split("</section>")[0]
+    examples = section.split('<div class="named" role')[1:]
+    assert [part.count("<img ") for part in examples] == [4, 4, 3, 3]
+    first = json.loads((tiny[0].inputs["words/0"] / "words/im0.json").read_text(encoding="utf-8"))["segments"]
+    rows = examples[0].split("<tbody>")[1].split("</tbody>")[0].split("<tr>")[1:]
+    for row, found in zip(rows, sorted(first, key=lambda one: -one["pixels"]), strict=True):
+        shown = unescape(re.sub(r"<[^>]+>", " ", row))
+        share = f"{100 * found['pixels'] / 96**2:.1f} %"
+        numbers = (f"{found['similarity']:.2f}", f"{found['score']:.2f}".replace("-", "−"), share)
+        for text in (found["word"], found["class"] or "none", *numbers, *found["candidates"], *found["captions"][:3]):
+            assert text in shown
+        assert found["captions"][3] not in shown and "and 7 more captions" in shown
+
+
+def test_words_are_left_out_beyond_their_budget_and_a_damaged_file_is_named(
+    tiny: tuple[JobContext, str], tmp_path: Path
+) -> None:
+    ctx = tiny[0]
+    entries, inputs = [{**entry, "row": "x"} for entry in ctx.params["words"][:1]], load(ctx.inputs)
+    (whole,) = words.build(entries, report_inputs.DATASETS, inputs, 3, 10**9)
+    (cut,) = words.build(entries, report_inputs.DATASETS, inputs, 3, whole.examples[0].size)
+    assert [example.image for example in whole.examples] == ["im0", "im1", "im2"]
+    assert cut.examples == whole.examples[:1] and cut.note == "2 more images left out to keep the page small"
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words/im0.json").write_text('{"image": "im0", "segments": [{"cluster": 1}]}', encoding="utf-8")
+    broken = {**ctx.inputs, "words/0": tmp_path}
+    with pytest.raises(UserError, match=r"words/im0\.json: its segments lack one of candidates"):
+        words.build(entries, report_inputs.DATASETS, load(broken), 3, 10**9)
+
+
+def test_collections_are_listed_with_their_index_or_without(tiny: tuple[JobContext, str]) -> None:
+    section = tiny[1].split('<section id="collections">')[1].split("</section>")[0]
+    rows = [" ".join(unescape(re.sub(r"<[^>]+>", " ", row)).split()) for row in section.split("<tr>")[2:]]
+    assert rows == [
+        "Captions <tiny_pmd> tiny_pmd 2\u202f400\u202f000 531 MiB 96 0123456789ab duplicate 1\u202f234 , not utf-8 2 "
+        "IVF64,SQ8 100.2 8 97.3 % 1\u202f000 queries",
+        "Captions <words> words 812 184 KiB 96 0123456789ab duplicate 1\u202f234 , not utf-8 2 no index",
+    ]
+
+
+def test_sections_on_words_and_collections_stay_away_without_them(tmp_path: Path) -> None:
+    params = {"scale": "smoke", "about": "Nothing yet.", "papers": {}, "words": [], "collections": []}
+    page.run(JobContext(0, report_inputs.Machine(), params, {}, tmp_path))
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'id="words"' not in text and 'id="collections"' not in text and "#words" not in text
 
 
 def test_same_inputs_give_the_same_bytes(tiny: tuple[JobContext, str], tmp_path: Path) -> None:

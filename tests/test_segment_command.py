@@ -190,20 +190,24 @@ def test_a_turned_photo_is_drawn_upright(ovss: Any, tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "phone.jpg", exif=exif)
     assert ovss(str(tmp_path / "phone.jpg"), "--out", str(tmp_path / "out"))[0] == 0
-    assert Image.open(tmp_path / "out/phone.png").size == (40, 64)
+    with Image.open(tmp_path / "out/phone.png") as drawn:
+        assert drawn.size == (40, 64)
 
 
-def _bad(project: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("bad")
     (tmp_path / "notes.txt").write_text("no picture")
     (tmp_path / "empty.jpg").touch()
     stream = io.BytesIO()
     Image.fromarray(photo((90, 90), 1)).save(stream, "JPEG")
     (tmp_path / "cut.jpg").write_bytes(stream.getvalue()[: len(stream.getvalue()) // 2])
-    Image.new("L", (9500, 9500)).save(tmp_path / "huge.png")
+    Image.new("1", (9500, 9500)).save(tmp_path / "huge.png")
     for name in ("nothing", "a", "b"):
         folder(tmp_path / name)
     for name in ("a/x.png", "b/x.png", "x.png"):
         Image.fromarray(photo((20, 20), 1)).save(tmp_path / name)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -223,10 +227,9 @@ def _bad(project: Path, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_sentence_and_writes_nothing(
-    arguments: list[str], words: str, project: Path, ovss: Any, tmp_path: Path
+    arguments: list[str], words: str, bad: Path, ovss: Any, tmp_path: Path
 ) -> None:
-    _bad(project, tmp_path)
-    paths = [name if name.startswith("-") or name in ("200", " , ") else str(tmp_path / name) for name in arguments]
+    paths = [name if name.startswith("-") or name in ("200", " , ") else str(bad / name) for name in arguments]
     out = [] if "--out" in paths else ["--out", str(tmp_path / "out")]
     status, printed, message = ovss(*paths, *out)
     last = message.strip().splitlines()[-1]

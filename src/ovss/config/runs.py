@@ -113,8 +113,8 @@ class Protocol(Strict):
 
     def params(self) -> dict[str, Any]:
         """JSON values for a row's parameters: fields without default always, the others where they differ."""
-        optional = ("resize", "normalisation", "resize_filter", "descriptions", "ambiguity_crop", "background_threshold",
-                    "prompt_denoising", "scales", "flip", "pamr", "crf")  # fmt: skip
+        optional = ("resize", "normalisation", "resize_filter", "descriptions", "ambiguity_crop",
+                    "background_threshold", "prompt_denoising", "scales", "flip", "pamr", "crf")  # fmt: skip
         values = self.model_dump(mode="json", exclude={"description", "per_column"})
         default = Protocol.model_fields
         return {key: value for key, value in values.items()

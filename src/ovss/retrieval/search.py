@@ -31,7 +31,7 @@ from ovss.retrieval.shards import Collection
 from ovss.retrieval.topk import TopK
 
 __all__ = ["TopK", "search_exact"]
-BLOCKS = {"cpu": (1024, 8192), "cuda": (4096, 16384)}
+BLOCKS = {"cpu": (512, 8192), "cuda": (4096, 16384)}
 """Queries and rows of one product."""
 _ROWS = 4096
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ovss.segment.pictures import (
     Picture,
+    check_picture,
     class_names,
     find_pictures,
     prepare_folder,
@@ -43,6 +44,8 @@ def main(request: Request, root: Path) -> int:
     """
     classes = class_names(request.classes)
     pictures = find_pictures(request.images, request.out)
+    for picture in pictures:
+        check_picture(picture.path)
     recipe = read_recipe(root, request.method, request.scale, request.captions)
     needed = (MODEL, SEGMENTER, CAPTIONS, *((SENTENCES,) if classes else ()))
     at = recipe.directories(root, needed)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,25 +64,40 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                yield image
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        most = Image.MAX_IMAGE_PIXELS or 0
+        raise UserError(f"{path}: more than {most:,} pixels; scale the picture down first") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        empty = path.is_file() and path.stat().st_size == 0
+        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{path}: not a picture that can be read ({reason}); give a whole JPEG or PNG file") from error
+
+
+def check_picture(path: Path) -> None:
+    """Look at a picture's header, so that what cannot be read is refused before any work is done.
+
+    Raises:
+        UserError: it is no picture, or has too many pixels.
+    """
+    with _opened(path):
+        pass
+
+
 def read_picture(path: Path) -> npt.NDArray[np.uint8]:
     """Pixels of a picture, upright as its EXIF data says: (H, W, 3) uint8 RGB.
 
     Raises:
         UserError: it is no picture, damaged, cut off, or has too many pixels.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(
-            f"{path}: more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; scale the picture down first"
-        ) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        empty = path.is_file() and path.stat().st_size == 0
-        reason = "it is empty" if empty else getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: not a picture that can be read ({reason}); give a whole JPEG or PNG file") from error
+    with _opened(path) as image:
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def prepare_folder(out: Path) -> None:
