@@ -178,7 +178,7 @@ def test_a_vector_that_is_not_finite_is_refused(tmp_path: Path, value: float) ->
 
 def test_a_zero_query_another_size_and_a_damaged_shard_are_refused(tmp_path: Path) -> None:
     opened = collection(tmp_path / "c", vectors())
-    with pytest.raises(UserError, match="query 0 .*no direction"):
+    with pytest.raises(UserError, match=r"query 0 .*no direction"):
         search_exact(np.zeros((2, DIMENSION), np.float32), opened, 5, progress=False)
     with pytest.raises(UserError, match=r"24 numbers and queries 23"):
         search_exact(queries()[:, 1:], opened, 5, progress=False)

@@ -1,4 +1,4 @@
-"""TAG's retrieval against the published code: nearest captions, their cosines, and what near-duplicate removal leaves."""
+"""TAG's retrieval against the published code: nearest captions, cosines, and what near-duplicate removal leaves."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def test_a_chain_of_near_duplicates_is_one(golden: dict[str, np.ndarray]) -> Non
 
 def test_an_empty_cluster_is_refused(golden: dict[str, np.ndarray]) -> None:
     captions: Any = Rows(golden["caption_embeddings"])
-    with pytest.raises(UserError, match="query 4 .*no direction"):
+    with pytest.raises(UserError, match=r"query 4 .*no direction"):
         search_exact(golden["segment_embeddings_empty_cluster"], captions, 5, progress=False)

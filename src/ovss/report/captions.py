@@ -17,7 +17,7 @@ _ENCODER = 12
 
 @dataclass(frozen=True)
 class Index:
-    """An index as shown: its recipe, size per vector, lists searched, recall against exact search."""
+    """An index as shown: recipe, size per vector, lists searched, recall, candidates compared again for each hit."""
 
     recipe: str
     bytes_per_vector: str
@@ -77,7 +77,7 @@ def _index(path: Path) -> Index:
     found = read_json(path)
     try:
         nprobe = found["nprobe"]
-        return Index(str(found["recipe"]), f"{found['bytes_per_vector']:.4g}", "–" if nprobe is None else count(nprobe),
+        return Index(str(found["recipe"]), f"{found['bytes_per_vector']:.4g}", count(nprobe) if nprobe else "–",
                      f"{100 * found['recall_at_10']:.1f} %", count(found["queries"]),
                      str(found.get("rerank") or ""))  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:

@@ -81,7 +81,7 @@ def draw(
 
 
 def _faded(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The picture with little colour of its own and no deep shadows, so that the tints can be told apart: (H, W, 3) float64."""
+    """(H, W, 3) float64: little colour of its own and no deep shadows, so that the tints can be told apart."""
     grey = image @ np.array([0.299, 0.587, 0.114])
     return 44 + 0.8 * (_OWN_COLOUR * image + (1 - _OWN_COLOUR) * grey[..., None])
 

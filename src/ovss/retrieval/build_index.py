@@ -4,7 +4,7 @@ Trained once on a seeded sample over all shards, filled shard by shard, then mer
 name once it is complete. With one thread and fixed seeds the same collection gives the same bytes on a CPU.
 
 Cost for N rows of D numbers and L lists: training about 2 x 10 x 40 L^2 D operations, filling 2 N L D (with an HNSW
-over the lists' centres about 2 N x 2000 x D), reading 2 N D bytes. Memory: 4 bytes x D x 40 L for the sample; the index.
+over the lists' centres about 2 N x 2000 x D), reading 2 N D bytes. Memory: 4 bytes x D x 40 L for the sample.
 """
 
 from __future__ import annotations

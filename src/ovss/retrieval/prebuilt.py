@@ -80,7 +80,8 @@ class Prebuilt:
         """Hits of queries (Q, D), block by block: (first query, (ids, cosines, vectors (q, keep, D)) of the block).
 
         Blocks have one size (the last is padded), since FAISS sums in another order for few queries than for many.
-        Rows are best first, ties by ascending id (which of equal ones it keeps at the end is FAISS's choice); id -1 and vector NaN where the index found no more.
+        Rows are best first, ties by ascending id (which of equal ones it keeps at the end is FAISS's choice).
+        Id -1 and vector NaN where the index found no more.
 
         Raises:
             UserError: a query has no direction or another size, or the index cannot give its vectors back.

@@ -1,8 +1,9 @@
 """Exact nearest captions of many queries in one streamed pass over a collection (TAG section 3.2, faiss Flat's result).
 
 Cost for Q queries of D numbers and N rows: 2 Q N D floating point operations, and 2 N D bytes read once whatever Q is.
-Memory beside the memory map: 4 Q D bytes of queries, 8 Q ``keep`` of results, and one block of queries by rows (about
-12 bytes an entry, 28 for the very first); 128,000 queries of 768 numbers, 60 kept: 1 GB on a CPU, 3 GB on a GPU.
+Memory beside the memory map: 4 Q D bytes of queries at unit length, 8 Q ``keep`` of results, and one block of queries
+by rows (12 bytes an entry, about 100 for the very first). 128,000 queries of 768 numbers, 60 kept: below 2 GB on a
+CPU, the given queries and the libraries included; about 7 GB on a GPU, by count.
 
 All products have one shape: queries and rows come in blocks of fixed size, the last ones padded with zeros. So the
 score of a pair depends neither on the other queries nor on where a shard ends. Ties go to the lower row number.
