@@ -55,7 +55,7 @@ class Rows:
         self._check(paper, f"tables.{table}.rows.{row}", cell)
         if not self.scale.columns.get(cell.dataset):
             return Empty(f"no data set for {cell.dataset} at this scale")
-        return self._not_yet(cell) or self._jobs_of(paper, cell)
+        return self._not_yet(cell) or self.jobs_of(paper, cell)
 
     @staticmethod
     def _why_none(paper: Paper, table: str, row: str, column: str) -> str:
@@ -89,7 +89,8 @@ class Rows:
             raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
                            "(full.columns)", cell.dataset, columns)  # fmt: skip
 
-    def _jobs_of(self, paper: Paper, cell: Cell) -> list[Job] | Empty:
+    def jobs_of(self, paper: Paper, cell: Cell) -> list[Job] | Empty:
+        """The jobs of a cell that everything is written for, or why one of them cannot run."""
         name = str(self.scale.columns[cell.dataset])
         dataset = self.project.datasets.datasets.get(name)
         if dataset is None:

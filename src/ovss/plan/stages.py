@@ -63,6 +63,11 @@ STAGES: dict[str, Stage] = {
         Stage("label", "ovss.evaluation.label", (*_DEEP, *_WORDS), is_pass=True, memory_mb=8000, minutes=240, gpus=1),
         Stage("table", "ovss.report.table", ("numpy",), grouped=True, seeded=True),
         Stage("claims", "ovss.report.claims", ("numpy",), seeded=True),
-        Stage("report", "ovss.report.page", ("numpy", "matplotlib", "seaborn", "pandas", "jinja2"), memory_mb=3000),
+        Stage(
+            "report",
+            "ovss.report.page",
+            ("numpy", "matplotlib", "seaborn", "pandas", "jinja2", "pillow", "scipy"),
+            memory_mb=3000,
+        ),
     )
 }

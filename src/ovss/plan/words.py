@@ -57,7 +57,7 @@ class WordRows:
         inputs = {"model": model, kind: collection, "segments": segments}
         found = self.project.job("retrieve", name[:150], self._search(paper, cell), inputs, group=collection.name)
         if kind == "captions" and collection.name not in self.indexes:
-            self.indexes[collection.name] = self._index(collection, segments)
+            self.indexes[collection.name] = self.index(collection, segments)
         return segments, found, self._label(paper, cell, models, shared, source, segments, found)
 
     def _searched(self, paper: Paper, cell: Cell, model: Job) -> tuple[str, Job] | str:
@@ -108,7 +108,8 @@ class WordRows:
             )
         return {name: cell.settings[name] for name in _SEARCH}
 
-    def _index(self, collection: Job, segments: Job) -> Job:
+    def index(self, collection: Job, segments: Job) -> Job:
+        """The job that makes an index of a caption collection and measures its recall on these segments."""
         params = {"recipe": "auto", "queries": _QUERIES}
         return self.project.job("index", collection.name, params, {"captions": collection, "segments": segments})
 
