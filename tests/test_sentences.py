@@ -1,7 +1,8 @@
-"""Sentence encoders: the networks against transformers, directories, and files that come with a Python package."""
+"""Sentence encoders: vectors against the libraries, directories, and files that come with a Python package."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -17,47 +18,12 @@ from ovss.config.weights import WeightFile
 from ovss.data import fetch
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
-from ovss.models.bert import Bert
+from ovss.models.sentence_library import import_sentence_transformers
 from ovss.models.sentences import load_sentences
 
-CONFIG = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
-          "vocab_size": 50, "max_position_embeddings": 202, "hidden_act": "gelu", "layer_norm_eps": 1e-5}  # fmt: skip
-CONFIGS = {"bert": {**CONFIG, "model_type": "bert", "type_vocab_size": 2},
-           "mpnet": {**CONFIG, "model_type": "mpnet", "relative_attention_num_buckets": 32}}  # fmt: skip
-# Long enough for every row of MPNet's table of relative positions.
-TOKENS = torch.randint(4, 50, (2, 190), generator=torch.Generator().manual_seed(1))
-PLACES = [(0, 0), (0, 95), (1, 189)]
-# Of transformers 5.23 with the weights of state_of: three values of the last hidden state at each of PLACES.
-EXPECTED = {
-    "bert": [[-0.44281, 0.48641, 1.70937], [-0.44404, 0.5653, 1.71339], [-0.43623, 0.4871, 1.7099]],
-    "mpnet": [[-0.36522, 1.62988, 0.84976], [-0.09406, 1.59487, 0.77141], [-0.28523, 1.63029, 0.83942]],
-}
+MPNET = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 20,
+         "vocab_size": 30527, "max_position_embeddings": 202}  # fmt: skip
 TEXTS = ["cat", "dining table", "a", "tv monitor", "potted plant in the garden", "dog", "  Cat  ", ""]
-
-
-def state_of(family: str) -> dict[str, torch.Tensor]:
-    """Random weights, large enough that attention is far from uniform."""
-    width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    attention = {"bert": ["attention.self.query", "attention.self.key", "attention.self.value",
-                          "attention.output.dense"],
-                 "mpnet": [f"attention.attn.{part}" for part in "qkvo"]}[family]  # fmt: skip
-    norm = {"bert": "attention.output.LayerNorm", "mpnet": "attention.LayerNorm"}[family]
-    shapes: dict[str, tuple[int, ...]] = {"embeddings.word_embeddings.weight": (50, width),
-                                          "embeddings.position_embeddings.weight": (202, width)}  # fmt: skip
-    if family == "bert":
-        shapes["embeddings.token_type_embeddings.weight"] = (2, width)
-    else:
-        shapes["encoder.relative_attention_bias.weight"] = (32, CONFIG["num_attention_heads"])
-    parts = {"embeddings.LayerNorm": (width,)}
-    for layer in range(CONFIG["num_hidden_layers"]):
-        at = f"encoder.layer.{layer}."
-        parts |= {at + name: (width, width) for name in attention}
-        parts |= {at + norm: (width,), at + "output.LayerNorm": (width,), at + "intermediate.dense": (inner, width),
-                  at + "output.dense": (width, inner)}  # fmt: skip
-    for name, shape in parts.items():
-        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
 @pytest.fixture(scope="module")
@@ -78,30 +44,36 @@ def directory(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("family", ["bert", "mpnet"])
-def test_hidden_states_are_those_of_transformers(family: str) -> None:
-    hidden = Bert.of(CONFIGS[family], state_of(family))(TOKENS)
-    found = torch.stack([hidden[text, token, :3] for text, token in PLACES])
-    assert (found - torch.tensor(EXPECTED[family])).abs().max() < 2e-5
+def test_vectors_are_those_of_the_library_left_alone(directory: Path) -> None:
+    encoder = load_sentences(directory)
+    found = encoder.encode(TEXTS)
+    assert (found - torch.from_numpy(encoder.model.encode(TEXTS))).abs().max() < 2e-6
 
 
-@pytest.mark.slow
-def test_all_hidden_states_and_a_whole_directory_agree_with_the_libraries(directory: Path) -> None:
-    import sentence_transformers
+@pytest.mark.parametrize("prefix", ["", "mpnet."])
+def test_mpnet_is_a_sentence_encoder_too(directory: Path, tmp_path: Path, prefix: str) -> None:
     import transformers
 
-    for family, name in {"bert": "Bert", "mpnet": "MPNet"}.items():
-        config = {key: value for key, value in CONFIGS[family].items() if key != "model_type"}
-        made = getattr(transformers, f"{name}Config")(**config)
-        model = getattr(transformers, f"{name}Model")(made, add_pooling_layer=False).eval()
-        model.load_state_dict(state_of(family), strict=False)
-        with torch.inference_mode():
-            expected = model(input_ids=TOKENS, attention_mask=torch.ones_like(TOKENS)).last_hidden_state
-        assert (Bert.of(CONFIGS[family], state_of(family))(TOKENS) - expected).abs().max() < 1e-5
-    library = sentence_transformers.SentenceTransformer(str(directory), device="cpu", local_files_only=True)
-    texts = [*TEXTS, " ".join(["word"] * 400)]
-    found = load_sentences(directory).encode(texts)
-    assert (found - torch.from_numpy(library.encode(texts))).abs().max() < 2e-6
+    torch.manual_seed(0)
+    model = transformers.MPNetModel(transformers.MPNetConfig(**MPNET)).eval()
+    copy = broken(directory, tmp_path / "mpnet")
+    model.config.save_pretrained(copy)
+    change(copy / "1_Pooling/config.json", word_embedding_dimension=12)
+    (copy / "model.safetensors").unlink()
+    save_file({prefix + name: value for name, value in model.state_dict().items()}, copy / "model.safetensors")
+    encoder = load_sentences(copy)
+    tokens = torch.tensor([encoder.model.tokenizer("dining table")["input_ids"]])
+    with torch.inference_mode():
+        hidden = model(input_ids=tokens).last_hidden_state.mean(dim=1)
+    expected = torch.nn.functional.normalize(hidden, dim=-1)
+    assert encoder.dimension == 12 and (encoder.encode(["dining table"]) - expected).abs().max() < 1e-5
+
+
+def test_packages_left_out_of_the_import_are_there_afterwards() -> None:
+    import_sentence_transformers()
+    for name in ("sklearn", "sklearn.metrics", "peft", "timm"):
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.origin, name
 
 
 def test_a_text_s_vector_does_not_depend_on_the_texts_beside_it(directory: Path) -> None:
@@ -142,21 +114,27 @@ def test_other_models_and_damaged_directories_are_refused_by_one_sentence(direct
     (copy / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer"}]')
     with pytest.raises(UserError, match=r"modules\.json: a sentence encoder has Transformer, Pooling, Normalize"):
         load_sentences(copy)
-    copy = broken(directory, tmp_path / "pooling")
-    change(copy / "1_Pooling/config.json", pooling_mode_cls_token=True)
-    with pytest.raises(UserError, match="only pooling_mode_mean_tokens is known here"):
+    copy = broken(directory, tmp_path / "code")
+    (copy / "modules.json").write_text((directory / "modules.json").read_text().replace("sentence_transformers.", "o."))
+    with pytest.raises(
+        UserError, match=r"code: weights and configuration do not fit: .*not part of Sentence Transformers"
+    ):
         load_sentences(copy)
     copy = broken(directory, tmp_path / "family")
-    change(copy / "config.json", model_type="roberta")
-    with pytest.raises(UserError, match=r"family: model_type 'roberta' with hidden_act 'gelu'"):
+    change(copy / "config.json", model_type="nosuchfamily")
+    with pytest.raises(UserError, match=r"family: weights and configuration do not fit: .*nosuchfamily"):
+        load_sentences(copy)
+    copy = broken(directory, tmp_path / "pickle")
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pickle/model\.safetensors: no readable safetensors file"):
         load_sentences(copy)
     copy = broken(directory, tmp_path / "layers")
     change(copy / "config.json", num_hidden_layers=7)
-    with pytest.raises(UserError, match=r"layers: the weights lack 16 tensors, encoder\.layer\.6"):
+    with pytest.raises(UserError, match=r"safetensors: lacks 16 tensors, encoder\.layer\.6"):
         load_sentences(copy)
     copy = broken(directory, tmp_path / "tokenizer")
     (copy / "tokenizer.json").write_text("{")
-    with pytest.raises(UserError, match=r"tokenizer\.json: not a readable tokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer\.json: not readable, so this is no sentence encoder"):
         load_sentences(copy)
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 from small_clip import write_model_directory
 
 from ovss.errors import UserError
-from ovss.evaluation import label
+from ovss.evaluation import label, word_classes
 from ovss.evaluation.clusters import cluster_classes, count_cells, count_clusters
 from ovss.evaluation.confusion import ConfusionCounts, count_pixels
 from ovss.evaluation.segments_file import write_segments
@@ -238,6 +238,43 @@ def test_shards_together_are_the_whole(project: Path, whole: Path, tmp_path: Pat
     assert [each["image"] for part in parts for each in lines(part)] == [f"im{i}" for i in range(3) for _ in range(4)]
     joined = ConfusionCounts.concat([ConfusionCounts.load(part) for part in parts])
     assert joined.images == ConfusionCounts.load(whole / "released").images
+
+
+def test_two_sources_in_one_pass_give_the_bytes_of_two_passes(
+    project: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_source(tmp_path / "another")
+    make_segments(tmp_path / "segments")
+    (tmp_path / "neighbours").mkdir()
+    write_neighbours(tmp_path / "neighbours", np.repeat([[0], [1], [2]], 4, axis=0), np.zeros((12, 1), np.float32),
+                     pack_links(np.zeros((12, 1, 1), bool)), [(0, "a truck"), (1, "a red bus"), (2, "")])  # fmt: skip
+    inputs = {"source": tmp_path / "another", **{name: tmp_path / name for name in ("segments", "neighbours")}}
+
+    def other(out: Path) -> Item:
+        return changed(item(project, out, **inputs), settings={"keep": 5, "num_samples": 1, "min_count": 1})
+
+    loaded, encoded = count_calls(monkeypatch, "load_sentences"), count_calls(monkeypatch, "encode_unit")
+    finished = list(run({"a": other(tmp_path / "beside"), "b": item(project, tmp_path / "first")}))
+    assert finished == ["b", "a"] and project / "source" < tmp_path / "another"
+    assert len(loaded) == 1
+    texts = [text for _, some in encoded for text in some]
+    assert len(encoded) == 2 and len(texts) == len(set(texts))
+    run({"a": other(tmp_path / "alone")})
+    assert contents(tmp_path / "beside") == contents(tmp_path / "alone") != contents(tmp_path / "first")
+    assert contents(tmp_path / "first") == contents(whole / "released")
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch, name: str) -> list[tuple[Any, ...]]:
+    """Arguments of every call of a function of the module that names segments, from now on."""
+    calls: list[tuple[Any, ...]] = []
+    original = getattr(word_classes, name)
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(word_classes, name, counted)
+    return calls
 
 
 def changed(made: Item, **values: Any) -> Item:

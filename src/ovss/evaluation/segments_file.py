@@ -7,8 +7,6 @@ images.txt), ``cluster`` and ``pixels``.
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,28 +14,26 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ovss.errors import UserError
+from ovss.evaluation.maps_file import IMAGES_FILE, MapsFile, MapsWriter
 
-IMAGES_FILE, MAPS_FILE, TENSORS_FILE = "images.txt", "maps.zip", "segments.safetensors"
+TENSORS_FILE = "segments.safetensors"
 _COLUMNS = ("image", "cluster", "pixels")
-# The oldest date a zip entry can have: the same maps give the same bytes.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _VECTORS_FILE = "embeddings.part"
 
 
 @dataclass(frozen=True)
 class SegmentsFile:
-    """Segments of all images, in the order of ``images`` and then of clusters; ``archive`` has the maps.
+    """Segments of all images, in the order of ``images`` and then of clusters; ``maps`` has the cluster maps.
 
     embeddings: (S, D) float32, not normalised. image, cluster, pixels: (S,) int32.
     """
 
-    archive: zipfile.ZipFile
+    maps: MapsFile
     images: tuple[str, ...]
     embeddings: Tensor
     image: Tensor
@@ -51,31 +47,21 @@ class SegmentsFile:
         Raises:
             UserError: a file is missing or damaged, or the files do not belong together.
         """
+        maps = MapsFile.open(directory)
         try:
-            images = tuple((directory / IMAGES_FILE).read_text(encoding="utf-8").splitlines())
             tensors = load_file(directory / TENSORS_FILE)
             columns = [tensors[name] for name in _COLUMNS]
             embeddings = tensors["embeddings"]
-            archive = zipfile.ZipFile(directory / MAPS_FILE)
-        except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise UserError(f"{directory}: not a readable segments directory ({error}); make it again") from error
         lengths = {len(embeddings), *map(len, columns)}
-        if len(lengths) > 1 or (len(embeddings) and int(columns[0].max()) >= len(images)):
+        if len(lengths) > 1 or (len(embeddings) and int(columns[0].max()) >= len(maps.images)):
             raise UserError(f"{directory}: {TENSORS_FILE} and {IMAGES_FILE} do not belong together; make it again")
-        return cls(archive, images, embeddings, *columns)
+        return cls(maps, maps.images, embeddings, *columns)
 
     def map(self, image_id: str) -> npt.NDArray[np.uint8]:
-        """Cluster of every pixel of one image, (H, W) uint8.
-
-        Raises:
-            UserError: there is no such map, or it is damaged.
-        """
-        try:
-            with Image.open(io.BytesIO(self.archive.read(f"{image_id}.png"))) as picture:
-                return np.array(picture)
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            where = self.archive.filename
-            raise UserError(f"{where}: the map of image {image_id} cannot be read ({error}); make it again") from error
+        """Cluster of every pixel of one image, (H, W) uint8; errors as ``MapsFile.map``."""
+        return self.maps.map(image_id)
 
 
 class SegmentsWriter:
@@ -86,12 +72,15 @@ class SegmentsWriter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.images: list[str] = []
         self._rows: list[tuple[int, int, int]] = []
         self._dimension = 0
-        directory.mkdir(parents=True, exist_ok=True)
-        self._maps = zipfile.ZipFile(directory / f"{MAPS_FILE}.part", "w", zipfile.ZIP_STORED)
+        self._maps = MapsWriter(directory)
         self._vectors = (directory / _VECTORS_FILE).open("wb")
+
+    @property
+    def images(self) -> list[str]:
+        """Ids of the images so far."""
+        return self._maps.images
 
     @property
     def segments(self) -> int:
@@ -115,18 +104,15 @@ class SegmentsWriter:
             clusters: number in the map of each of these n segments.
             pixels: and its pixels.
         """
-        stream = io.BytesIO()
-        Image.fromarray(cluster_map).save(stream, "png")
-        self._maps.writestr(zipfile.ZipInfo(f"{image_id}.png", _ZIP_DATE), stream.getvalue())
         self._vectors.write(embeddings.contiguous().numpy().tobytes())
         self._dimension = embeddings.shape[1]
         number = len(self.images)
         self._rows += [(number, int(index), int(area)) for index, area in zip(clusters, pixels, strict=True)]
-        self.images.append(image_id)
+        self._maps.add(image_id, cluster_map)
 
     def release(self) -> None:
         """Close the files."""
-        self._maps.close()
+        self._maps.release()
         self._vectors.close()
 
     def close(self) -> None:
@@ -137,10 +123,8 @@ class SegmentsWriter:
         read = np.fromfile(vectors, dtype=np.float32).reshape(len(table), self._dimension)
         columns = {name: table[:, index].contiguous() for index, name in enumerate(_COLUMNS)}
         save_file({"embeddings": torch.from_numpy(read), **columns}, self.directory / f"{TENSORS_FILE}.part")
-        text = "".join(f"{image}\n" for image in self.images)
-        (self.directory / IMAGES_FILE).write_text(text, encoding="utf-8")
-        for name in (MAPS_FILE, TENSORS_FILE):
-            (self.directory / f"{name}.part").rename(self.directory / name)
+        self._maps.close()
+        (self.directory / f"{TENSORS_FILE}.part").rename(self.directory / TENSORS_FILE)
         vectors.unlink()
 
 

@@ -1,6 +1,6 @@
-"""Sentence-BERT (Reimers and Gurevych 2019): unit vectors of texts, from a directory of sentence-transformers.
+"""Sentence-BERT (Reimers and Gurevych 2019): unit vectors of texts, by sentence-transformers.
 
-Only the kind that TAG uses (section 3.3) is read: a BERT or MPNet encoder, the mean over its tokens, unit length.
+Any encoder of one transformer, pooling and unit length will do; TAG (section 3.3) uses all-mpnet-base-v2.
 """
 
 from __future__ import annotations
@@ -14,36 +14,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from ovss.errors import UserError
-from ovss.models.bert import Bert
 from ovss.models.clip import WEIGHTS_FILE, read_state
+from ovss.models.sentence_library import import_sentence_transformers
 
-MODULES_FILE, CONFIG_FILE, TOKENIZER_FILE = "modules.json", "config.json", "tokenizer.json"
-LIMITS_FILE, POOLING_FILE = "sentence_bert_config.json", "1_Pooling/config.json"
-FLAT = {"1_Pooling_config.json": POOLING_FILE}
+MODULES_FILE = "modules.json"
+FLAT = {"1_Pooling_config.json": "1_Pooling/config.json"}
 """Files that are fetched under a name without a folder."""
+_NEEDED = ("config.json", "tokenizer.json", *FLAT.values())
 _MODULES = ["Transformer", "Pooling", "Normalize"]
-_MEAN = "pooling_mode_mean_tokens"
 # Texts of one batch; a smaller batch is filled up, since the shape of a matrix product can change its last bits.
 _ROWS = 32
+_TOKENISED = 1024
 
 
 @dataclass(frozen=True)
 class SentenceEncoder:
-    """A sentence encoder. lower: texts are put in lower case first."""
+    """A sentence encoder; ``model``: a SentenceTransformer."""
 
-    network: Bert
-    tokenizer: Any
-    lower: bool
+    model: Any
 
     @property
     def dimension(self) -> int:
         """Length d of a vector."""
-        return self.network.dimension
+        return int(self.model.get_embedding_dimension())
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
@@ -52,70 +48,70 @@ class SentenceEncoder:
         Returns:
             (len(texts), d) float32, unit norm, on the encoder's device.
         """
-        table = next(iter(self.network.state.values()))
-        found = torch.empty(len(texts), self.dimension, device=table.device)
-        tokens = [self.tokenizer.encode(self._cleaned(text)).ids for text in texts]
-        for numbers in _batches(tokens):
-            filled = numbers + numbers[-1:] * (_ROWS - len(numbers))
-            hidden = self.network(torch.tensor([tokens[number] for number in filled], device=table.device))
-            found[numbers] = F.normalize(hidden.mean(dim=1), dim=-1)[: len(numbers)]
+        found = torch.empty(len(texts), self.dimension, device=self.model.device)
+        for numbers in _batches(self._lengths(texts)):
+            filled = [texts[number] for number in numbers + numbers[-1:] * (_ROWS - len(numbers))]
+            made = self.model.encode(filled, batch_size=_ROWS, show_progress_bar=False, convert_to_tensor=True,
+                                     normalize_embeddings=True)  # fmt: skip
+            found[numbers] = made[: len(numbers)]
         return found
 
-    def _cleaned(self, text: str) -> str:
-        text = text.strip()
-        return text.lower() if self.lower else text
+    def _lengths(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text that the model sees."""
+        parts = [list(texts[start : start + _TOKENISED]) for start in range(0, len(texts), _TOKENISED)]
+        return [int(count) for part in parts for count in self.model.preprocess(part)["attention_mask"].sum(dim=1)]
 
 
-def _batches(tokens: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Numbers of texts that have equally many tokens, at most ``_ROWS`` at a time."""
+def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers of texts that have equally many tokens (so none is padded), at most ``_ROWS`` at a time."""
     groups: dict[int, list[int]] = defaultdict(list)
-    for number, each in enumerate(tokens):
-        groups[len(each)].append(number)
+    for number, length in enumerate(lengths):
+        groups[length].append(number)
     for _, numbers in sorted(groups.items()):
         for start in range(0, len(numbers), _ROWS):
             yield numbers[start : start + _ROWS]
 
 
 def load_sentences(directory: Path, device: str = "cpu") -> SentenceEncoder:
-    """Load a directory of sentence-transformers, from its own files alone.
+    """Load a directory of sentence-transformers, float32, from its own files alone; no code and no pickle among them.
 
     Raises:
         UserError: it is none, its kind is not known here, or a file is missing or damaged.
     """
-    modules = _read(directory / MODULES_FILE)
+    _check_modules(directory / MODULES_FILE)
+    for name in _NEEDED:
+        _read(directory / name)
+    names = set(read_state(directory / WEIGHTS_FILE))
+    options = {"use_safetensors": True, "dtype": torch.float32}
     try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        model = import_sentence_transformers().SentenceTransformer(
+            str(directory), device=device, local_files_only=True, trust_remote_code=False, model_kwargs=options
+        )
+    except Exception as error:  # the libraries raise nothing more precise
+        reason = " ".join(str(error).split())
+        raise UserError(f"{directory}: weights and configuration do not fit: {reason:.300}; make it again") from error
+    _check_complete(model, names, directory / WEIGHTS_FILE)
+    return SentenceEncoder(model.eval().requires_grad_(False))
+
+
+def _check_modules(path: Path) -> None:
+    try:
+        kinds = [str(module["type"]).rpartition(".")[2] for module in _read(path)]
     except (KeyError, TypeError):
         kinds = []
     if kinds != _MODULES:
-        raise UserError(f"{directory / MODULES_FILE}: a sentence encoder has {', '.join(_MODULES)}; use one of those")
-    pooling, limits, config = (_read(directory / name) for name in (POOLING_FILE, LIMITS_FILE, CONFIG_FILE))
-    asked = [key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True]
-    if asked != [_MEAN]:
-        raise UserError(f"{directory / POOLING_FILE}: only {_MEAN} is known here; use an encoder with it")
-    state = read_state(directory / WEIGHTS_FILE)
-    try:
-        network = Bert.of(config, state, device)
-        longest = min(int(limits["max_seq_length"]), network.longest)
-    except UserError as error:
-        raise UserError(f"{directory}: {error}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"{directory}: {CONFIG_FILE} or {LIMITS_FILE} is damaged ({reason}); make it again") from error
-    return SentenceEncoder(network, _tokenizer(directory, longest), bool(limits.get("do_lower_case")))
+        raise UserError(f"{path}: a sentence encoder has {', '.join(_MODULES)}; use one of those")
 
 
-def _tokenizer(directory: Path, longest: int) -> Any:
-    path = directory / TOKENIZER_FILE
-    try:
-        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing more precise
-        raise UserError(
-            f"{path}: not a readable tokenizer ({' '.join(str(error).split()):.200}); fetch it again"
-        ) from error
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=longest)
-    return tokenizer
+def _check_complete(model: Any, names: set[str], path: Path) -> None:
+    """Refuse an encoder with tensors that the file lacks: the library fills them with random numbers.
+
+    A pooler is not used. The file may put the name of the family before every name.
+    """
+    own = {name.rpartition("bert.")[2].removeprefix("mpnet.") for name in names}
+    needed = [name for name in model[0].model.state_dict() if not name.startswith("pooler.")]
+    if missing := [name for name in needed if name not in own]:
+        raise UserError(f"{path}: lacks {len(missing)} tensors, {missing[0]} first; fetch it again")
 
 
 def _read(path: Path) -> Any:
@@ -146,11 +142,12 @@ def write_sentences(out: Path, source: Path, files: Sequence[str]) -> int:
             shutil.copyfile(source / name, target)
         except OSError as error:
             raise UserError(f"{source / name}: cannot be copied ({error.strerror}); fetch the weights again") from error
+    encoder = load_sentences(out)
     try:
-        vector = load_sentences(out).encode(["a word"])
+        vector = encoder.encode(["a word"])
     except (RuntimeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{source}: weights and configuration do not fit: {reason:.300}") from error
     if not bool(vector.isfinite().all()):
         raise UserError(f"{source / WEIGHTS_FILE}: its vectors are not finite numbers; fetch it again")
-    return sum(value.numel() for value in read_state(out / WEIGHTS_FILE).values() if value.is_floating_point())
+    return sum(value.numel() for value in encoder.model.parameters())

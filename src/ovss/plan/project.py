@@ -82,8 +82,9 @@ class Project:
         return {file.stem: frozenset(_settings_fields(file, "Settings")) for file in sorted(folder.glob("[a-z]*.py"))}
 
     def settings_of(self, method: str, part: str) -> frozenset[str]:
-        """Names of the settings in one part (a dataclass that ``Settings`` inherits) of an implemented method."""
-        return frozenset(_settings_fields(self.root / "src" / "ovss" / "methods" / f"{method}.py", part))
+        """Names of the settings in one part of a method: a dataclass in one of its modules ``_<method>_*.py``."""
+        files = sorted((self.root / "src" / "ovss" / "methods").glob(f"_{method}_*.py"))
+        return frozenset(name for file in files for name in _settings_fields(file, part))
 
 
 def _paper_order(file: Path) -> tuple[int, str]:

@@ -33,7 +33,11 @@ def own_image_jobs(project: Project, scale_name: str, captions: str) -> Recipe:
         raise UserError(f"--captions {captions}: {made.why}")
     neighbours, sentences = made[0].inputs["neighbours"], made[0].inputs["sentences"]
     segments, collection = neighbours.inputs["segments"], neighbours.inputs["captions"]
-    jobs: dict[str, Job] = {"model": neighbours.inputs["model"], "segmenter": segments.inputs["companion_segmenter"],
-                            "sentences": sentences, "captions": collection}  # fmt: skip
-    jobs["index"] = rows.words.indexes[collection.name]
+    jobs: dict[str, Job] = {
+        "model": neighbours.inputs["model"],
+        "segmenter": segments.inputs["clusters"].inputs["segmenter"],
+        "sentences": sentences,
+        "captions": collection,
+        "index": rows.words.indexes[collection.name],
+    }
     return Recipe(scale_name, cell.method, captions, jobs, dict(cell.settings), dict(segments.params["protocol"]))

@@ -26,8 +26,9 @@ class Stage:
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
 _EVALUATE = (*_DEEP, "scipy", "pillow")
-_WEIGHTS = ("torch", "open-clip-torch", "safetensors", "timm", "transformers")
-_WORDS = ("inflect", "textblob", "lemminflect", "sentence-transformers", "transformers", "pillow")
+_SENTENCES = ("sentence-transformers", "transformers", "tokenizers", "safetensors")
+_WEIGHTS = ("torch", "open-clip-torch", "timm", *_SENTENCES)
+_WORDS = ("inflect", "textblob", "lemminflect", "pillow", *_SENTENCES)
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
@@ -42,6 +43,15 @@ STAGES: dict[str, Stage] = {
         Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
         Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),
         Stage("index", "ovss.retrieval.index", ("numpy", "faiss-cpu"), seeded=True, memory_mb=8000, minutes=24 * 60),
+        Stage(
+            "clusters",
+            "ovss.evaluation.cluster_maps",
+            ("numpy", "torch", "timm", "pillow"),
+            is_pass=True,
+            memory_mb=4000,
+            minutes=240,
+            gpus=1,
+        ),
         Stage(
             "segments",
             "ovss.evaluation.segments",

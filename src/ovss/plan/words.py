@@ -118,13 +118,24 @@ class WordRows:
         return {key: value for key, value in cell.settings.items() if key in known}
 
     def _segments(self, cell: Cell, models: Mapping[str, Job], shared: Mapping[str, Any], source: Job) -> Job:
+        """Clusters, which need no CLIP, and their embeddings by CLIP."""
         protocol = {key: shared["protocol"][key] for key in _GEOMETRY if key in shared["protocol"]} | _NO_TEXTS
-        settings = self._part(cell, "Segmenting")
-        params = {"method": cell.method, "settings": settings, "protocol": protocol, "shard": shared["shard"]}
-        inputs = {"model": models["model"], "source": source, "companion_segmenter": models["companion_segmenter"]}
-        words = [source.name, models["model"].name, *(str(value) for _, value in sorted(settings.items()))]
-        modules, group = (f"ovss.methods._{cell.method}_segment",), _group(models, shared, source)
-        return self.project.job("segments", _name(words, shared), params, inputs, modules=modules, group=group)
+        params = {"method": cell.method, "protocol": protocol, "shard": shared["shard"]}
+        dino = models["companion_segmenter"]
+        settings = self._part(cell, "Clustering")
+        name = _name([source.name, dino.name, *_values(settings)], shared)
+        clusters = self.project.job(
+            "clusters", name, params | {"settings": settings}, {"source": source, "segmenter": dino},
+            modules=(f"ovss.methods._{cell.method}_cluster",), group=f"{source.name}-{dino.name}{_shard(shared)}",
+        )  # fmt: skip
+        settings = self._part(cell, "Embedding")
+        name = _name(
+            [source.name, models["model"].name, *_values(clusters.params["settings"]), *_values(settings)], shared
+        )
+        inputs = {"model": models["model"], "source": source, "clusters": clusters}
+        modules = (f"ovss.methods._{cell.method}_segment",)
+        group = f"{source.name}-{models['model'].name}{_shard(shared)}"
+        return self.project.job("segments", name, params | {"settings": settings}, inputs, modules=modules, group=group)
 
     def _label(
         self, paper: Paper, cell: Cell, models: Mapping[str, Job], shared: Mapping[str, Any], source: Job,
@@ -136,8 +147,10 @@ class WordRows:
         inputs = {"model": models["model"], "source": source, "segments": segments, "neighbours": neighbours,
                   "sentences": models["companion_sentences"]}  # fmt: skip
         words = [dataset, models["model"].name, cell.method, str(cell.captions),
-                 *(str(value) for _, value in sorted(settings.items()))]  # fmt: skip
-        modules, group = (f"ovss.methods._{cell.method}_name",), _group(models, shared, source)
+                 *_values(settings)]  # fmt: skip
+        modules = (f"ovss.methods._{cell.method}_name",)
+        # Of all sources: importing the sentence encoder costs more than labelling a small source.
+        group = f"{models['model'].name}{_shard(shared)}"
         return self.project.job("label", _name(words, shared), params, inputs, modules=modules, group=group)
 
 
@@ -146,9 +159,9 @@ def _shard(shared: Mapping[str, Any]) -> str:
     return f"-{index:04d}of{count:04d}" if count > 1 else ""
 
 
-def _group(models: Mapping[str, Job], shared: Mapping[str, Any], source: Job) -> str:
-    return f"{source.name}-{models['model'].name}{_shard(shared)}"
-
-
 def _name(words: list[str], shared: Mapping[str, Any]) -> str:
     return "-".join(words).replace("/", "_").replace(" ", "_")[:140] + _shard(shared)
+
+
+def _values(settings: Mapping[str, Any]) -> list[str]:
+    return [str(value) for _, value in sorted(settings.items())]

@@ -14,9 +14,9 @@ import torch
 from ovss import methods
 from ovss.errors import UserError
 from ovss.evaluation.batch import make_view
+from ovss.evaluation.cluster_maps import load_segmenter, read_geometry
 from ovss.evaluation.named_segments import Found, choose_words, read_candidates
 from ovss.evaluation.protocol import Geometry
-from ovss.evaluation.segments import load_segmenter, read_geometry
 from ovss.evaluation.segments_file import write_segments
 from ovss.methods import _tag_segment
 from ovss.methods._tag_name import Reading, assign, prompt, similarities
@@ -66,7 +66,7 @@ class Tag:
         clip = load_clip(at[MODEL], device)
         return cls(
             settings=settings,
-            geometry=read_geometry(recipe.protocol, clip),
+            geometry=read_geometry(recipe.protocol),
             clip=clip,
             segmenter=load_segmenter(at[SEGMENTER], device),
             collection=collection,
