@@ -30,6 +30,8 @@ _SENTENCES = ("sentence-transformers", "transformers", "tokenizers", "safetensor
 _WEIGHTS = ("torch", "open-clip-torch", "timm", *_SENTENCES)
 _WORDS = ("inflect", "textblob", "lemminflect", "pillow", *_SENTENCES)
 
+_SEARCH = ("numpy", "torch", "safetensors", "faiss-cpu")
+
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
@@ -42,7 +44,7 @@ STAGES: dict[str, Stage] = {
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
         Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
         Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),
-        Stage("index", "ovss.retrieval.index", ("numpy", "faiss-cpu"), seeded=True, memory_mb=8000, minutes=24 * 60),
+        Stage("index", "ovss.retrieval.index", _SEARCH, seeded=True, memory_mb=12000, minutes=24 * 60),
         Stage(
             "clusters",
             "ovss.evaluation.cluster_maps",
@@ -64,7 +66,7 @@ STAGES: dict[str, Stage] = {
         Stage(
             "retrieve",
             "ovss.retrieval.retrieve",
-            ("numpy", "torch", "faiss-cpu"),
+            (*_SEARCH, "pyarrow"),
             is_pass=True,
             memory_mb=8000,
             minutes=24 * 60,

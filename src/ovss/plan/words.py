@@ -111,7 +111,8 @@ class WordRows:
     def index(self, collection: Job, segments: Job) -> Job:
         """The job that makes an index of a caption collection and measures its recall on these segments."""
         params = {"recipe": "auto", "queries": _QUERIES}
-        return self.project.job("index", collection.name, params, {"captions": collection, "segments": segments})
+        inputs = {"captions": collection, "segments": segments, "model": collection.inputs["model"]}
+        return self.project.job("index", collection.name, params, inputs)
 
     def _part(self, cell: Cell, name: str) -> dict[str, Any]:
         known = self.project.settings_of(cell.method, name)
