@@ -26,7 +26,9 @@ from freecp import GIB, maximum, status
 
 from ovss.evaluation.batch import View, make_view
 from ovss.evaluation.protocol import Protocol
+from ovss.methods import _tag_cluster as clustering
 from ovss.methods import _tag_segment as tag
+from ovss.models import crf
 from ovss.models.clip import Clip, build_clip, without_text
 from ovss.models.dino import Dino
 from ovss.models.features import Features
@@ -64,7 +66,7 @@ def run(clip: Clip, dino: Dino, images: Sequence[View], clusters: Sequence[int])
     found = []
     for view in images:
         features = Features(clip, view.windows(), view.colours, {tag.SEGMENTER: dino})
-        found += [tag.propose(view, features, tag.Segmenting(count)) for count in clusters]
+        found += [tag.propose(view, features, tag.Segmenting(n_clusters=count)) for count in clusters]
     return found
 
 
@@ -73,7 +75,8 @@ def parts(
 ) -> tuple[list[tuple[str, float]], dict[str, int]]:
     """Seconds of each step on one image, and the corners of the CRF's lattices."""
     features, times = Features(clip, view.windows(), view.colours, {tag.SEGMENTER: dino}), []
-    settings = [tag.Segmenting(count) for count in clusters]
+    settings = [tag.Segmenting(n_clusters=count) for count in clusters]
+    scene = tag.scene_of(view, features)
     upsampling = tag.Upsampling.between(features.patch_grid(), view.input_size, clip.device)
 
     def clock(name: str, work: Any) -> Any:
@@ -84,19 +87,21 @@ def parts(
     gem = {"depth": 7, "iterations": 1, "limit": "layers", "stream": "accumulate"}
     clock("CLIP, blocks", lambda: features.block_inputs("antialias"))
     clock("CLIP, GEM stream", lambda: features.get("gem_projected", **gem))
-    tokens = clock("DINO", lambda: tag.segmenter_tokens(view, features, settings[0]))
-    found = [clock(f"k-means, k = {one.n_clusters}", lambda one=one: tag.cluster(view, features, one, upsampling))
+    tokens = clock("DINO", lambda: scene.tokens("hub"))
+    found = [clock(f"k-means, k = {one.n_clusters}", lambda one=one: clustering.cluster(scene, one))
              for one in settings]  # fmt: skip
-    edges = clock("CRF, lattices", lambda: tag.edges(view, features, settings[0]))
-    maps = [tag.cluster_maps(tokens, each.centres, one, upsampling) for each, one in zip(found, settings, strict=True)]
-    refined = [clock(f"CRF, k = {one.n_clusters}", lambda one=one, each=each: tag.refine(each, edges, one))
+    crf.position_edges.cache_clear()  # of an image size, not of an image
+    edges = clock("CRF, lattices", lambda: clustering.edges(scene, settings[0]))
+    maps = [clustering.cluster_maps(tokens, each.centres, one, scene.upsampling())
+            for each, one in zip(found, settings, strict=True)]  # fmt: skip
+    refined = [clock(f"CRF, k = {one.n_clusters}", lambda one=one, each=each: clustering.refine(each, edges, one))
                for each, one in zip(maps, settings, strict=True)]  # fmt: skip
     dense = features.get("gem_projected", **gem)[0, 1:]
     clock(
         "embeddings", lambda: [tag.segment_embeddings(each.argmax(0), len(each), dense, upsampling) for each in refined]
     )
     names = ("Gaussian", "bilateral")
-    return times, {name: len(edge.lattice.firsts) - 1 for name, (edge, _) in zip(names, edges, strict=True)}
+    return times, {name: edge.corners for name, (edge, _) in zip(names, edges, strict=True)}
 
 
 def flops(clusters: Sequence[int], corners: dict[str, int]) -> dict[str, float]:
@@ -120,14 +125,14 @@ def flops(clusters: Sequence[int], corners: dict[str, int]) -> dict[str, float]:
 
 
 def memory_model(images: Sequence[int], corners: dict[str, int]) -> dict[str, float]:
-    """Bytes of what one image needs at the same time; float32 and int64."""
+    """Bytes of what one image needs at the same time; float32, int32, and int64 on the way."""
     tokens, pixels, most = (SIDE // 14) ** 2 + 1, SIDE**2, max(images)
     kept = 24 * tokens * 1024 * 4 + 2 * tokens * 768 * 4
     lattices = sum(
-        pixels * side * (8 + 4 + 8 + 4 + 8 / 4) + 3 * 8 * side * corners[name]
+        pixels * side * 2 * (4 + 4) + 3 * (4 + 4) * side * corners[name]
         for name, side in (("Gaussian", 3), ("bilateral", 6))
     )
-    making = 3 * 36 * pixels * 8  # keys of all corners of the bilateral kernel, and sums and products of them
+    making = 8 * 6 * pixels * 8  # the bilateral kernel's simplices, numbers of their corners, and these sorted
     values = (10 * pixels + 3 * max(corners.values())) * most * 4
     return {
         "block inputs, tokens": kept,

@@ -2,7 +2,9 @@
 # each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing; the longest
 # come first.
 
-for group in flow.passes("text", "evaluate", "clusters", "segments", "retrieve", "label"):
+for group in flow.passes(
+    "text", "evaluate", "clusters", "segments", "retrieve", "label"
+):
 
     rule:
         name:

@@ -19,7 +19,7 @@ from small_clip import write_model_directory
 from test_tag_segment import NORM, VIT, vit
 
 from ovss import cli
-from ovss.evaluation import label, segments
+from ovss.evaluation import cluster_maps, label, segments
 from ovss.jobs import Item, JobContext, Machine
 from ovss.plan.job import Job
 from ovss.report.wordmap import draw, place_labels, word_colours, word_map
@@ -110,7 +110,7 @@ def ovss(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def stages(project: Path, out: Path) -> Path:
-    """The stages segments, retrieve and label on the same pictures; returns the output of the last."""
+    """The stages clusters, segments, retrieve and label on the same pictures; returns the output of the last."""
     at = {name: project / RECIPE.jobs[name].directory for name in RECIPE.jobs}
     own = {"model": at["model"], "source": project / "source"}
     common = {"method": "tag", "protocol": PROTOCOL, "shard": [0, 1]}
@@ -122,8 +122,9 @@ def stages(project: Path, out: Path) -> Path:
         stage.run(context)
         return made
 
-    inputs = {**own, "companion_segmenter": at["segmenter"]}
-    found = run(segments, {**common, "settings": {"n_clusters": SETTINGS["n_clusters"]}}, inputs)
+    inputs = {"source": own["source"], "segmenter": at["segmenter"]}
+    made = run(cluster_maps, {**common, "settings": {"n_clusters": SETTINGS["n_clusters"]}}, inputs)
+    found = run(segments, {**common, "settings": {}}, {**own, "clusters": made})
     search = {name: SETTINGS[name] for name in ("keep", "duplicate_cosine", "search")}
     nearest = run(retrieve, search, {"model": at["model"], "captions": at["captions"], "segments": found})
     dataset = {"name": "d", "labels": {"kind": "identity", "classes": 3}, "num_classes": 3, "background": False}

@@ -64,13 +64,15 @@ class Scene:
     """One image for DINO, and what several settings share of it.
 
     name: for messages. pixels: (H, W, 3) uint8 on the device of the model, resized RGB. normalised: whether DINO gets
-    colours less its mean over its deviation, or colours of 0..1 as they are (released).
+    colours less its mean over its deviation, or colours of 0..1 as they are (released). finer: (3, H, W) float32, the
+    same colours in 0..1 where 8 bits are not all of them.
     """
 
     name: str
     pixels: Tensor
     normalised: bool
     dino: Dino
+    finer: Tensor | None = None
     _made: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     def once(self, key: tuple[object, ...], make: Callable[[], Any]) -> Any:
@@ -92,7 +94,7 @@ class Scene:
 
     def colours(self) -> Tensor:
         """(3, H, W) float32, RGB in 0..1."""
-        return self.pixels.permute(2, 0, 1) / 255
+        return self.pixels.permute(2, 0, 1) / 255 if self.finer is None else self.finer
 
     def upsampling(self) -> Upsampling:
         """From DINO's patches to pixels."""
@@ -161,9 +163,7 @@ def edges(scene: Scene, settings: Clustering) -> list[tuple[crf.Edges, float]]:
     """The CRF's kernels with their weights; distances are scaled to the size of the input."""
     scale, size = min(scene.size) / _SIDE, scene.size
     near, far, srgb = settings.crf_gaussian_sxy, settings.crf_bilateral_sxy, settings.crf_bilateral_srgb
-    gaussian = scene.once(
-        ("gaussian", near), lambda: crf.make_edges(crf.positions(size, near * scale, scene.pixels.device))
-    )
+    gaussian = crf.position_edges(size, near * scale, scene.pixels.device)
     bilateral = scene.once(
         ("bilateral", far, srgb, settings.crf_colours),
         lambda: crf.make_edges(crf.positions_and_colours(crf_colours(scene, settings), far * scale, srgb)),
