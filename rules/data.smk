@@ -10,6 +10,7 @@ rule world:
         flow.log("world"),
     benchmark:
         flow.benchmark("world")
+    priority: 20
     resources:
         **flow.resources("world"),
     shell:
@@ -26,6 +27,7 @@ rule fetch:
     benchmark:
         flow.benchmark("fetch")
     retries: 1
+    priority: 20
     resources:
         **flow.resources("fetch"),
     shell:
@@ -41,6 +43,7 @@ rule prepare:
         flow.log("prepare"),
     benchmark:
         flow.benchmark("prepare")
+    priority: 20
     resources:
         **flow.resources("prepare"),
     shell:

@@ -10,7 +10,7 @@ rule train_clip:
         flow.log("train_clip"),
     benchmark:
         flow.benchmark("train_clip")
-    priority: 10
+    priority: 40
     resources:
         **flow.resources("train_clip"),
     shell:
@@ -26,7 +26,7 @@ rule train_dino:
         flow.log("train_dino"),
     benchmark:
         flow.benchmark("train_dino")
-    priority: 5
+    priority: 30
     resources:
         **flow.resources("train_dino"),
     shell:

@@ -31,6 +31,7 @@ class WordRows:
     project: Project
     scale: Scale
     indexes: dict[str, Job] = field(default_factory=dict)
+    _parts: dict[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     def jobs(
         self, paper: Paper, cell: Cell, models: Mapping[str, Job], shared: Mapping[str, Any], source: Job
@@ -115,7 +116,10 @@ class WordRows:
         return self.project.job("index", collection.name, params, inputs)
 
     def _part(self, cell: Cell, name: str) -> dict[str, Any]:
-        known = self.project.settings_of(cell.method, name)
+        at = (cell.method, name)
+        if at not in self._parts:
+            self._parts[at] = self.project.settings_of(*at)
+        known = self._parts[at]
         return {key: value for key, value in cell.settings.items() if key in known}
 
     def _segments(self, cell: Cell, models: Mapping[str, Job], shared: Mapping[str, Any], source: Job) -> Job:
