@@ -26,8 +26,8 @@ rule fetch:
         flow.log("fetch"),
     benchmark:
         flow.benchmark("fetch")
-    retries: 1
     priority: 20
+    retries: 1
     resources:
         **flow.resources("fetch"),
     shell:
