@@ -29,7 +29,8 @@ class Line:
 
 def lines(claim: Mapping[str, Any]) -> list[Line]:
     """The lines of one claim: its columns, then all of them together if there are several."""
-    found = [line for column in claim["columns"] if (line := _line(column, str(column["column"]))) is not None]
+    named = ((column, str(column["column"]).removesuffix("_miou")) for column in claim["columns"])
+    found = [line for column, name in named if (line := _line(column, name)) is not None]
     whole = _line(claim, "together", total=True)
     return [*found, whole] if whole is not None and len(found) != 1 else found
 
@@ -83,19 +84,22 @@ def svg(shown: Sequence[Line], label: str) -> str:
 def _axis(x: Callable[[float], str], ticks: Sequence[float], bottom: float) -> str:
     digits = max((len(f"{tick:.6g}".partition(".")[2]) for tick in ticks), default=0)
     parts = []
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
+    every = 1 if len(ticks) * (digits + 3) <= 24 else 2  # wide numbers stand at every other tick, zero among them
     for tick in ticks:
         zero = abs(tick) < 1e-12
         parts.append(f'<path d="M{x(tick)} {_TOP - 4}V{bottom + 3}" style="stroke:{MUTED if zero else LINE};'
                      f'stroke-width:{1.4 if zero else 1}"/>')  # fmt: skip
-        parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" text-anchor="middle" style="fill:{MUTED}">'
-                     f'{formats.signed(0.0 if zero else tick, digits)}</text>')  # fmt: skip
+        if round(tick / step) % every == 0:
+            parts.append(f'<text x="{x(tick)}" y="{bottom + 15}" text-anchor="middle" style="fill:{MUTED}">'
+                         f'{formats.signed(0.0 if zero else tick, digits)}</text>')  # fmt: skip
     return "".join(parts)
 
 
 def _mark(line: Line, x: Callable[[float], str], y: float, digits: int) -> str:
     colour = _COLOURS[line.verdict]
     weight = 'font-weight="600" ' if line.total else ""
-    name = line.name if len(line.name) <= 14 else f"{line.name[:13]}…"
+    name = line.name if len(line.name) <= 12 else f"{line.name[:11]}…"
     words = (
         f"{formats.signed(line.difference, digits)} [{formats.number(line.low, digits)}, "
         f"{formats.number(line.high, digits)}]"
