@@ -10,7 +10,11 @@ from reference_clip import Reference, read_reference
 
 COPIES = Path(__file__).resolve().parents[1] / "golden"
 # Files by which a folder is recognised as that set.
-MARKS = {"freecp": ("dense.npz", "freecp_stages.npz"), "tag": ("words.json", "arrays.npz")}
+MARKS = {
+    "freecp": ("dense.npz", "freecp_stages.npz"),
+    "tag": ("words.json", "arrays.npz"),
+    "ttd": ("ttd_golden.npz", "tcl_io.npz"),
+}
 
 
 def _is_set(folder: Path, name: str) -> bool:
@@ -48,3 +52,9 @@ def reference(pytestconfig: pytest.Config) -> Reference:
 def tag_golden(pytestconfig: pytest.Config) -> Path:
     """The folder of the TAG reference files, laid out like tests/golden/tag."""
     return golden_folder(pytestconfig, "tag")
+
+
+@pytest.fixture(scope="session")
+def ttd_golden(pytestconfig: pytest.Config) -> Path:
+    """The folder of the TTD and TCL reference files, laid out like tests/golden/ttd."""
+    return golden_folder(pytestconfig, "ttd")

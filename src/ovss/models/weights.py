@@ -1,13 +1,13 @@
 """Stage ``weights``: a downloaded checkpoint becomes a model directory, by the library that knows the model.
 
-CLIP: open_clip's hub layout. DINO, DINOv2, SAM: timm (``timm_models``). MaskFormer: ``transformers_models``. Sentence
-encoders: ``sentences``.
+CLIP: open_clip's hub layout. TCL: the same with its grounder beside it (``tcl_checkpoint``). DINO, DINOv2, SAM: timm
+(``timm_models``). MaskFormer: ``transformers_models``. Sentence encoders: ``sentences``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,15 @@ from ovss.errors import UserError
 from ovss.jobs import JobContext
 from ovss.models import transformers_models
 from ovss.models.checkpoints import read_checkpoint
-from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate
+from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate, load_clip
 from ovss.models.openclip import open_clip
 from ovss.models.resized import Norm
 from ovss.models.sentences import write_sentences
+from ovss.models.tcl_checkpoint import read_tcl, write_grounder
 from ovss.models.timm_models import write_timm
+
+# Where open_clip's tag stands: this architecture's weights are inside a TCL.
+TCL_TAG = "tcl"
 
 
 def model_config(architecture: str) -> dict[str, Any]:
@@ -55,14 +59,28 @@ def write_model(
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def write_tcl(out: Path, architecture: str, norm: Mapping[str, Any], paths: Sequence[Path], name: str) -> int:
+    """Write the model directory of a TCL, return the number of parameters (CLIP's logit scale counts).
+
+    ``paths``: see ``read_tcl``.
+
+    Raises:
+        UserError: a file cannot be read, or the parts do not fit.
+    """
+    state = read_tcl(paths, name)
+    count = write_model(out, model_config(architecture), norm, state.clip, name)
+    return count + write_grounder(out, load_clip(out), state.grounder, name)
+
+
 def run(ctx: JobContext) -> dict[str, object]:
     """Convert one checkpoint.
 
     Parameters: ``weights`` (name), ``files`` (names), ``format`` (torchscript, pickle, safetensors), ``load`` (what the
-    libraries call the model: ``open_clip`` [architecture, tag] goes before ``transformers``, which needs a
-    ``config.json`` among the files and ``input``, and that before ``timm``; ``sentence_transformers`` goes before all),
-    ``norm`` {mean, std, interpolation}, needed by all that see images. Input ``file``: the fetched folder. A CLIP's
-    tensors keep their type (OpenAI's are float16); loading casts to float32.
+    libraries call the model: ``open_clip`` [architecture, tag], for a TCL [its CLIP, ``tcl``], goes before
+    ``transformers``, which needs a ``config.json`` among the files and ``input``, and that before ``timm``;
+    ``sentence_transformers`` goes before all), ``norm`` {mean, std, interpolation}, needed by all that see images.
+    Input ``file``: the fetched folder. A CLIP's tensors keep their type (OpenAI's are float16); loading casts to
+    float32.
 
     Returns:
         Facts: architecture and number of parameters.
@@ -78,9 +96,12 @@ def run(ctx: JobContext) -> dict[str, object]:
     if not norm:
         raise UserError(f"weights {name}: conversion needs norm; add it to weights.yaml")
     if load.get("open_clip"):
-        architecture = load["open_clip"][0]
-        state = read_checkpoint(source / files[0], params["format"])
-        count = write_model(ctx.out, model_config(architecture), norm, state, name)
+        architecture, tag = load["open_clip"]
+        if tag == TCL_TAG:
+            count = write_tcl(ctx.out, architecture, norm, [source / file for file in files], name)
+        else:
+            state = read_checkpoint(source / files[0], params["format"])
+            count = write_model(ctx.out, model_config(architecture), norm, state, name)
     elif load.get("transformers") and transformers_models.CONFIG_FILE in files and params.get("input"):
         architecture = load["transformers"]
         count = transformers_models.write_transformers(ctx.out, source, Norm.of(norm), params["input"])
