@@ -33,7 +33,7 @@ WIT = ["language", "page_url", "caption_reference_description", "mime_type"]
 def wit(rows: list[list[str]]) -> bytes:
     text = io.StringIO()
     csv.writer(text, delimiter="\t", lineterminator="\n").writerows([WIT, *rows])
-    return gzip.compress(text.getvalue().encode())
+    return gzip.compress(text.getvalue().encode(), mtime=0)
 
 
 def notes(*captions: object) -> bytes:
@@ -76,7 +76,7 @@ CC12M = b"http://x/1\ta dog\nhttps://x/2\t see http://y for it \n"
 # a blank behind a format only makes another key of it
 GOOD: dict[str, tuple[str, bytes, list[str]]] = {
     "caption_url_tsv": ("a.tsv", CC3M, ["a dog", "café , <PERSON>"]),
-    "url_caption_tsv": ("a.tsv.gz", gzip.compress(CC12M), ["a dog", "see http://y for it"]),
+    "url_caption_tsv": ("a.tsv.gz", gzip.compress(CC12M, mtime=0), ["a dog", "see http://y for it"]),
     "wordnet_nouns": ("w.zip", zip_of({"wordnet/index.noun": NOUNS, "wordnet/index.verb": b"x"}), LEMMAS),
     "wordnet_nouns ": ("w.deb", package("usr/share/wordnet/index.noun", NOUNS), LEMMAS),
     "wordnet_nouns  ": ("index.noun", NOUNS, LEMMAS),
@@ -85,12 +85,12 @@ GOOD: dict[str, tuple[str, bytes, list[str]]] = {
     "words  ": ("words.txt", b"\xef\xbb\xbfa\naa", ["a", "aa"]),
     "coco_captions": ("n.zip", zip_of(COCO), ["A cat.", "A “dog”"]),
     "redcaps": ("r.zip", zip_of(REDCAPS), ["cats", "dogs", "two"]),
-    "sbu": ("s.tar.gz", gzip.compress(tar_of(SBU)), ["one", "two"]),
+    "sbu": ("s.tar.gz", gzip.compress(tar_of(SBU), mtime=0), ["one", "two"]),
     "json_lines": ("l.jsonl", b'{"caption": "one"}\n{"id": 5, "caption": "t\\u0077o"}\n', ["one", "two"]),
     "wit": ("w.tsv.gz", wit(ROWS), ["a dog", QUOTED]),
     "parquet": ("p.parquet", parquet("caption", ["one", "two", "three"]), ["one", "two", "three"]),
     "parquet ": ("p.parquet", parquet("text", ["one", "two", "three"]), ["one", "two", "three"]),
-    "cased": ("c.tar.gz", gzip.compress(tar_of(CASED)), ["one", "-", "three"]),
+    "cased": ("c.tar.gz", gzip.compress(tar_of(CASED), mtime=0), ["one", "-", "three"]),
 }
 
 
@@ -163,7 +163,8 @@ def test_more_than_half_bad_rows_refuse_the_file(tmp_path: Path, kind: str) -> N
         ("wit", "a.tsv.gz", GOOD["wit"][1][:-12], r"a\.tsv\.gz: damaged or truncated"),
         ("parquet", "a.parquet", b"PAR1 not at all PAR1", r"a\.parquet: damaged"),
         ("parquet", "a.parquet", parquet("title", ["x"]), r"no column 'caption or text' \(there are: url, title\)"),
-        ("cased", "a.tar.gz", gzip.compress(tar_of({"text.index": b"x"})), r"there is no metadata/\*\.arrow in it"),
+        ("cased", "a.tar.gz", gzip.compress(tar_of({"text.index": b"x"}), mtime=0),
+         r"there is no metadata/\*\.arrow in it"),
         ("cased", "a.tar", tar_of({"metadata/0.arrow": b"odd"}), r"a\.tar: damaged"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from ovss.errors import UserError
 from ovss.retrieval import taggers, words
 from ovss.retrieval.singular import load_singular
 from ovss.retrieval.taggers import load_tagger
-from ovss.retrieval.words import WordSteps, word_candidates
+from ovss.retrieval.words import WordSteps, pos, word_candidates
 
 TEXTS = st.text(alphabet=st.sampled_from("abdsxXD .'-<>/_&0é\t\n"), max_size=40) | st.text(max_size=20)
 TAG = taggers.textblob_tag()
@@ -239,3 +239,14 @@ def test_importing_the_words_loads_no_word_library() -> None:
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("cat woman [('red', 'JJ')] False\n", "")
+
+
+def test_nouns_alone_leave_out_adjectives_and_participles() -> None:
+    tagger = load_tagger("pattern")
+    text = "red dog running red dog running"
+    assert pos(text, tagger).split() == text.split()
+    assert pos(text, tagger, "nouns").split() == ["dog", "dog"]
+    candidates = word_candidates([text], WordSteps(kept_words="nouns"), tagger, load_singular("official"))
+    assert candidates == ["dog"]
+    with pytest.raises(UserError, match="kept_words: 'verbs' is not one of released, nouns"):
+        WordSteps(kept_words="verbs")  # type: ignore[arg-type]

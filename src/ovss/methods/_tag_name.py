@@ -33,7 +33,8 @@ class Naming:
 
     keep: captions kept of each search; search: over our exact shards or a published index. num_samples: of them used
     here, before near-duplicates go (dedup, duplicate_cosine). remove, standardize, filter: groups of word operations
-    (Table 4); singular, tagger: who makes words singular and who knows parts of speech. min_count, frequency: a word
+    (Table 4); singular, tagger: who makes words singular and who knows parts of speech; kept_words:
+    nouns, adjectives and participles (``released``) or ``nouns`` alone. min_count, frequency: a word
     must occur ``at_least`` so often (released) or ``more_than`` that (paper). foreign_words: words of other segments
     score ``zero`` (released, so a segment whose own words are all negative takes one) or are ``excluded`` (equation 5).
     threshold: segments whose word is less similar to every class have none; their pixels are ``dropped`` from
@@ -52,6 +53,7 @@ class Naming:
     foreign_words: Literal["zero", "excluded"] = "zero"
     singular: Literal["official", "dictionary"] = "official"
     tagger: Literal["pattern", "flair"] = "pattern"
+    kept_words: Literal["released", "nouns"] = "released"
     threshold: float = -1.0
     below_threshold: Literal["dropped", "wrong"] = "dropped"
     search: Literal["exact", "prebuilt"] = "exact"
@@ -65,7 +67,10 @@ class Naming:
         for name in ("threshold", "duplicate_cosine"):
             if not -1 <= getattr(self, name) <= 1:
                 raise UserError(f"settings.{name}: {getattr(self, name)} is out of range; give a cosine from -1 to 1")
-        for step, names in (("filter", ("min_count", "frequency", "tagger")), ("standardize", ("singular",))):
+        for step, names in (
+            ("filter", ("min_count", "frequency", "tagger", "kept_words")),
+            ("standardize", ("singular",)),
+        ):
             for name in names if not getattr(self, step) else ():
                 if getattr(self, name) != getattr(Naming, name):
                     raise UserError(
@@ -75,7 +80,8 @@ class Naming:
     @property
     def steps(self) -> WordSteps:
         """The word operations."""
-        return WordSteps(self.remove, self.standardize, self.filter, self.min_count, self.frequency)
+        return WordSteps(self.remove, self.standardize, self.filter, self.min_count, self.frequency,
+                         kept_words=self.kept_words)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ three can still be imported normally afterwards.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Iterator
 from typing import Any
+
+from ovss.models.left_out import left_out
 
 _OPTIONAL = ("transformers", "timm")
 _COMPILER = "torch._dynamo"
@@ -30,22 +30,10 @@ def _stand_ins() -> dict[str, types.ModuleType | None]:
     return {**absent, _COMPILER: compiler, utils.__name__: utils}
 
 
-@contextlib.contextmanager
-def _without_extras() -> Iterator[None]:
-    placed = {} if _COMPILER in sys.modules else _stand_ins()
-    placed = {name: module for name, module in placed.items() if name not in sys.modules}
-    sys.modules.update(placed)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in placed:
-            sys.modules.pop(name, None)
-
-
 def _import() -> Any:
     if "open_clip" in sys.modules:
         return sys.modules["open_clip"]
-    with _without_extras():
+    with left_out({} if _COMPILER in sys.modules else _stand_ins()):
         return importlib.import_module("open_clip")
 
 

@@ -7,13 +7,13 @@ can be imported normally afterwards; transformers itself goes on without peft an
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import sys
 import types
-from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from typing import Any
+
+from ovss.models.left_out import left_out
 
 NAME = "sentence_transformers"
 _OPTIONAL = ("peft", "timm")
@@ -42,22 +42,10 @@ def _stand_ins() -> dict[str, types.ModuleType | None]:
     return found if "transformers" in sys.modules else {**found, **dict.fromkeys(_OPTIONAL)}
 
 
-@contextlib.contextmanager
-def _without_extras() -> Iterator[None]:
-    placed = {} if _SCORES in sys.modules else _stand_ins()
-    placed = {name: module for name, module in placed.items() if name not in sys.modules}
-    sys.modules.update(placed)  # type: ignore[arg-type]
-    try:
-        yield
-    finally:
-        for name in placed:
-            sys.modules.pop(name, None)
-
-
 def import_sentence_transformers() -> Any:
     """The package, its progress bars off."""
     if NAME not in sys.modules:
-        with _without_extras():
+        with left_out({} if _SCORES in sys.modules else _stand_ins()):
             importlib.import_module(NAME)
     importlib.import_module("transformers").utils.logging.disable_progress_bar()
     return sys.modules[NAME]

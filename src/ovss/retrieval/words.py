@@ -17,13 +17,15 @@ from ovss.errors import UserError
 from ovss.retrieval.taggers import Tagger
 
 Frequency = Literal["at_least", "more_than"]
+Kept = Literal["released", "nouns"]
 Singular = Callable[[str], str]
 
 PICTURE_WORDS = (
     *("image", "photo", "picture", "thumbnail", "logo", "symbol", "clipart"),
     *("portrait", "painting", "illustration", "icon", "profile", "object"),
 )
-KEPT_TAGS = frozenset({"NN", "NNS", "NNP", "NNPS", "JJ", "JJR", "JJS", "VBG", "VBN"})
+_NOUNS = frozenset({"NN", "NNS", "NNP", "NNPS"})
+KEPT_TAGS: dict[Kept, frozenset[str]] = {"released": _NOUNS | {"JJ", "JJR", "JJS", "VBG", "VBN"}, "nouns": _NOUNS}
 NOTHING_LEFT = "object"
 SHORTEST = 3
 # Texts whose cleaned form is remembered: rows that differ only in later steps meet the same texts one after another.
@@ -54,11 +56,14 @@ class WordSteps:
     min_count: int = 2
     frequency: Frequency = "at_least"
     parts_of_speech: bool = True
+    kept_words: Kept = "released"
 
     def __post_init__(self) -> None:
         """Refuse what means nothing."""
         if self.frequency not in get_args(Frequency):
             raise UserError(f"frequency: '{self.frequency}' is not one of {', '.join(get_args(Frequency))}")
+        if self.kept_words not in get_args(Kept):
+            raise UserError(f"kept_words: '{self.kept_words}' is not one of {', '.join(get_args(Kept))}")
         if isinstance(self.min_count, bool) or not isinstance(self.min_count, int) or self.min_count < 0:
             raise UserError(f"min_count: {self.min_count!r} is not a whole number; write 0 or more (0 and 1 keep all)")
 
@@ -131,9 +136,12 @@ def freq(text: str, min_count: int, frequency: Frequency = "at_least") -> str:
     return " ".join(word for word in words if counts[word] >= needed)
 
 
-def pos(text: str, tagger: Tagger) -> str:
-    """The words that the tagger calls a noun, an adjective or a participle, repeats kept, in their order."""
-    return " ".join(word for word, tag in tagger.tags(text) if tag in KEPT_TAGS)
+def pos(text: str, tagger: Tagger, kept: Kept = "released") -> str:
+    """The words that the tagger calls a noun or, if ``released``, an adjective or a participle; order and repeats stay.
+
+    The paper reads as if nouns alone were meant.
+    """
+    return " ".join(word for word, tag in tagger.tags(text) if tag in KEPT_TAGS[kept])
 
 
 def removed(text: str) -> str:
@@ -151,7 +159,7 @@ def standardized(text: str, singular_of: Singular) -> str:
 def filtered(text: str, steps: WordSteps, tagger: Tagger) -> str:
     """The group ``filter``: first the frequency, then the parts of speech of what is left."""
     text = freq(text, steps.min_count, steps.frequency)
-    return pos(text, tagger) if steps.parts_of_speech else text
+    return pos(text, tagger, steps.kept_words) if steps.parts_of_speech else text
 
 
 @lru_cache(maxsize=_REMEMBERED)
