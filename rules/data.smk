@@ -1,4 +1,5 @@
-# Archives in, data sets out: world (tiny scales) -> fetch (download, verify) -> prepare (extract, convert).
+# Archives in, data sets out: world (tiny scales) -> fetch (download, verify) or by_hand -> prepare (extract, convert);
+# images with texts likewise, and an index of the image-text pairs to train on.
 
 
 rule world:
@@ -46,5 +47,69 @@ rule prepare:
     priority: 20
     resources:
         **flow.resources("prepare"),
+    shell:
+        flow.shell
+
+
+rule world_texts:
+    input:
+        flow.inputs("world_texts"),
+    output:
+        flow.output("world_texts"),
+    log:
+        flow.log("world_texts"),
+    benchmark:
+        flow.benchmark("world_texts")
+    priority: 20
+    resources:
+        **flow.resources("world_texts"),
+    shell:
+        flow.shell
+
+
+rule by_hand:
+    input:
+        flow.inputs("by_hand"),
+    output:
+        flow.output("by_hand"),
+    log:
+        flow.log("by_hand"),
+    benchmark:
+        flow.benchmark("by_hand")
+    priority: 20
+    resources:
+        **flow.resources("by_hand"),
+    shell:
+        flow.shell
+
+
+rule prepare_texts:
+    input:
+        flow.inputs("prepare_texts"),
+    output:
+        flow.output("prepare_texts"),
+    log:
+        flow.log("prepare_texts"),
+    benchmark:
+        flow.benchmark("prepare_texts")
+    priority: 20
+    resources:
+        **flow.resources("prepare_texts"),
+    shell:
+        flow.shell
+
+
+rule index_pairs:
+    input:
+        flow.inputs("index_pairs"),
+    output:
+        flow.output("index_pairs"),
+    log:
+        flow.log("index_pairs"),
+    benchmark:
+        flow.benchmark("index_pairs")
+    priority: 20
+    resources:
+        **flow.resources("index_pairs"),
     shell:
         flow.shell

@@ -1,9 +1,16 @@
 # Passes: one process opens the images (or encodes the words) once and makes every output that is still missing,
 # each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing; the longest
-# come first.
+# come first. TTD's trainings of a base share a process at the tiny scales, where each is shorter than its imports.
 
 for group in flow.passes(
-    "text", "evaluate", "clusters", "segments", "retrieve", "label"
+    "text",
+    "evaluate",
+    "evaluate_texts",
+    "clusters",
+    "segments",
+    "retrieve",
+    "label",
+    "train_ttd",
 ):
 
     rule:

@@ -1,4 +1,5 @@
-# Models: trained from scratch on the tiny world, or downloaded weights brought to one layout.
+# Models: trained from scratch on the tiny world, or downloaded weights brought to one layout; pairs that pruning keeps.
+# TTD's trainings are in evaluate.smk.
 
 
 rule train_clip:
@@ -44,5 +45,37 @@ rule weights:
         flow.benchmark("weights")
     resources:
         **flow.resources("weights"),
+    shell:
+        flow.shell
+
+
+rule train_tcl:
+    input:
+        flow.inputs("train_tcl"),
+    output:
+        flow.output("train_tcl"),
+    log:
+        flow.log("train_tcl"),
+    benchmark:
+        flow.benchmark("train_tcl")
+    priority: 40
+    resources:
+        **flow.resources("train_tcl"),
+    shell:
+        flow.shell
+
+
+rule prune:
+    input:
+        flow.inputs("prune"),
+    output:
+        flow.output("prune"),
+    log:
+        flow.log("prune"),
+    benchmark:
+        flow.benchmark("prune")
+    priority: 35
+    resources:
+        **flow.resources("prune"),
     shell:
         flow.shell

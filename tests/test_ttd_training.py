@@ -7,6 +7,8 @@ import itertools
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,6 +124,16 @@ def test_dead_adapters_are_refused() -> None:
         attach(nn.Sequential(nn.Linear(2, 2)), LoraSettings())
     with pytest.raises(UserError, match="is not split"):
         target_names(base("maskclip").model, "qv10")
+
+
+def test_peft_is_imported_without_the_models_it_knows_and_leaves_no_stand_ins() -> None:
+    code = (
+        "import sys; from ovss.training.ttd.lora import import_peft; peft = import_peft()\n"
+        "print([name for name in ('transformers', 'transformers.utils', 'sympy') if name in sys.modules])\n"
+        "from transformers import __version__; print(peft.LoraConfig(r=3).r, peft is import_peft())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "3 True"], done.stdout
 
 
 @pytest.mark.parametrize(("preset", "clip_adds", "tcl_adds"), [("qv10", 614_400, 952_320), ("mlp4", 614_400, 952_320)])

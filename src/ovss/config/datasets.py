@@ -16,12 +16,17 @@ from pydantic import Field, model_validator
 from ovss.config.base import Strict, load_yaml
 from ovss.config.descriptions import DescriptionSet
 from ovss.config.files import DownloadedFile, fetched
+from ovss.config.texts import PairSet, TextSource
 from ovss.data.class_names import class_list
 from ovss.data.label_maps import LabelMap, RawValues
 
 
 class Archive(Strict):
-    """Files that are downloaded together, their licence, and what a person must do where no download is possible."""
+    """Files that are downloaded together, their licence, and what a person must do where no download is possible.
+
+    Without files it is a folder that a person fills (``data/manual/<name>``). world: the entry of params.yaml's
+    world_texts that writes it, where that has another name.
+    """
 
     title: str
     licence: str
@@ -30,6 +35,7 @@ class Archive(Strict):
     manual: str | None = None
     landing: str | None = None
     used_in: dict[str, str] = Field(default_factory=dict)
+    world: str | None = None
     note: str | None = None
 
     @model_validator(mode="after")
@@ -38,8 +44,8 @@ class Archive(Strict):
         if len(set(names)) < len(names):
             raise ValueError("two files have the same name")
         by_hand = [file.name for file in self.files if file.url is None]
-        if (by_hand or self.login) and not self.manual:
-            raise ValueError(f"{', '.join(by_hand) or 'a login'}: 'manual' must say what a person has to do")
+        if (by_hand or self.login or not self.files) and not self.manual:
+            raise ValueError(f"{', '.join(by_hand) or 'a login or folder'}: 'manual' must say what a person has to do")
         return self
 
 
@@ -124,6 +130,8 @@ class Datasets(Strict):
     archives: dict[str, Archive]
     descriptions: dict[str, DescriptionSet] = Field(default_factory=dict)
     captions: dict[str, Captions] = Field(default_factory=dict)
+    text_sources: dict[str, TextSource] = Field(default_factory=dict)
+    pairs: dict[str, PairSet] = Field(default_factory=dict)
     sources: dict[str, Source]
     datasets: dict[str, Dataset]
 
@@ -144,6 +152,12 @@ class Datasets(Strict):
                 _known(where, [part.archive], self.archives, "archives")
                 offered = {file.name: file for file in self.archives[part.archive].files}
                 _known(f"{where}.files", part.files, offered, f"archives.{part.archive}.files")
+        for name, texts in self.text_sources.items():
+            _known(f"text_sources.{name}.archives", texts.archives, self.archives, "archives")
+        for name, pairs in self.pairs.items():
+            _known(f"pairs.{name}", [part.archive for part in pairs.parts.values()], self.archives, "archives")
+        if twice := sorted(set(self.text_sources) & set(self.datasets)):
+            raise ValueError(f"text_sources.{twice[0]}: a data set has the same name; rename one of them")
         for name, source in self.sources.items():
             _known(f"sources.{name}.archives", source.archives, self.archives, "archives")
             _layout_exists(name, source.layout)

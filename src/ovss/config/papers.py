@@ -49,6 +49,13 @@ class CaptionRole(Strict):
     note: str | None = None
 
 
+class PairRole(Strict):
+    """Which image-text pairs (datasets.yaml, pairs) play a role of the paper at each kind of scale."""
+
+    full: str | None = Field(description="Pairs of the full scale; null: not published or not known.")
+    tiny: str | None = Field(default=None, description="Pairs of the tiny world; null: no counterpart there.")
+
+
 class Column(Strict):
     """One value column: a data set, or a measure on one."""
 
@@ -261,6 +268,7 @@ class Paper(Strict):
     unwritten: tuple[str, ...] = Field(default=(), description="Methods that rows name and that have no module yet.")
     models: dict[str, ModelRole]
     captions: dict[str, CaptionRole] = Field(default_factory=dict, description="Caption collections by role.")
+    pairs: dict[str, PairRole] = Field(default_factory=dict, description="Image-text pairs, by the name in training.")
     columns: dict[str, Column]
     protocols: dict[str, Protocol]
     presets: dict[str, Preset] = Field(default_factory=dict)
@@ -297,7 +305,8 @@ class Paper(Strict):
         if run is None:
             return
         need(f"row '{where}': protocol", run.protocol, self.protocols)
-        for model in (*((run.model,) if run.model else ()), *run.companions.values()):
+        asked = run.training.companions.values() if run.training else ()
+        for model in (*((run.model,) if run.model else ()), *run.companions.values(), *asked):
             need(f"row '{where}': model", model, self.models)
         if run.captions is not None:
             need(f"row '{where}': captions", run.captions, self.captions)

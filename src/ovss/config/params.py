@@ -8,7 +8,9 @@ from typing import Literal
 from pydantic import Field
 
 from ovss.config.base import Strict, load_yaml
-from ovss.config.world import ClipTrainParams, DinoTrainParams, WorldParams
+from ovss.config.tcl import TclTrainParams
+from ovss.config.ttd import TtdScale
+from ovss.config.world import ClipTrainParams, DinoTrainParams, WorldParams, WorldTexts
 
 ScaleName = Literal["smoke", "tiny", "small", "full"]
 
@@ -21,10 +23,12 @@ class Bootstrap(Strict):
 
 
 class Training(Strict):
-    """The models that a scale trains from scratch, by model name."""
+    """The models that a scale trains from scratch, by model name, and how long it trains those that rows ask for."""
 
     clip: dict[str, ClipTrainParams] = Field(default_factory=dict, description="CLIP models, by name")
     dino: dict[str, DinoTrainParams] = Field(default_factory=dict, description="DINO-style models, by name")
+    tcl: dict[str, TclTrainParams] = Field(default_factory=dict, description="TCL models, by name")
+    ttd: TtdScale = Field(default=TtdScale(), description="TTD's training of a base model")
 
 
 class Scale(Strict):
@@ -34,11 +38,17 @@ class Scale(Strict):
     world: WorldParams | None = Field(
         default=None, description="the procedurally generated world; null where real data is used"
     )
+    world_texts: dict[str, WorldTexts] = Field(
+        default_factory=dict, description="images with texts in the generated world, by archive"
+    )
     train: Training = Field(default_factory=Training, description="models trained from scratch at this scale")
     columns: dict[str, str | None] = Field(
         description="data set (datasets.yaml) behind each column of the papers' tables; null: none yet at this scale"
     )
     templates: str | None = Field(default=None, description="prompt templates used in place of every protocol's own")
+    image_scales: tuple[float, ...] | None = Field(
+        default=None, description="image scales used in place of those of protocols that name several"
+    )
     descriptions: dict[str, str] = Field(
         default_factory=dict, description="set of descriptions used in place of each of the papers' sets"
     )
@@ -54,6 +64,9 @@ class Scale(Strict):
         default=None, ge=0, description="largest difference to a published number that counts as within"
     )
     papers: list[str] | None = Field(default=None, description="papers to run; null: all")
+    left_out: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="data sets that a paper's rows are not run on at this scale, by paper"
+    )
     tables: list[str] | None = Field(default=None, description="tables to run, as paper.table; null: all")
 
 

@@ -13,8 +13,9 @@ from ovss.config.base import Strict
 Setting = StrictBool | StrictInt | StrictFloat | StrictStr
 Settings = dict[str, Setting]
 Metric = Literal[
-    "miou", "fpr", "fnr", "caption_iou", "precision", "recall", "f1", "accuracy", "map", "referring_iou",
-    "class_preference", "space_preference", "seconds", "hours", "count", "text",
+    "miou", "fpr", "fnr", "caption_iou", "caption_iou_pooled", "caption_iou_both", "caption_iou_both_pooled",
+    "precision", "recall", "f1", "accuracy", "map", "referring_iou", "referring_oiou", "class_preference",
+    "space_preference", "seconds", "hours", "count", "text",
 ]  # fmt: skip
 
 
@@ -138,6 +139,9 @@ class Training(Strict):
     method: str = Field(description="Training method.")
     data: str = Field(description="Training data: 'images' of the column's own data set, or a caption collection.")
     settings: Settings = Field(default_factory=dict)
+    companions: dict[str, str] = Field(
+        default_factory=dict, description="Model roles that the training asks, by the name that it gives them."
+    )
 
 
 class Run(Strict):

@@ -76,6 +76,25 @@ class WorldParams(_Strict):
     cc12m: int = Field(default=6000, ge=0, description="lines of cc12m.tsv; 0: no such file")
 
 
+class WorldTexts(_Strict):
+    """What to draw; an archive whose count is 0 is not written."""
+
+    variants: int = Field(default=48, ge=1, description="sprites per class, the same as the world's")
+    style: SceneStyle = Field(default=SceneStyle(), description="the scenes")
+    captions: CaptionStyle = Field(default=CaptionStyle(), description="the captions")
+    shapes: list[tuple[int, int, float]] = Field(
+        default=[(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
+    )
+    tags: int = Field(default=0, ge=0, description="captions with true words (cc3m_for_evaluation.zip)")
+    masks: int = Field(default=0, ge=0, description="of these, captions with the mask of what they name")
+    concepts: int = Field(default=0, ge=0, description="images of each split of the list of concepts (NUS-WIDE.zip)")
+    objects: int = Field(default=0, ge=0, description="objects in each of val, testA, testB (refcoco.zip and others)")
+    cc3m: int = Field(default=0, ge=0, description="pairs to train on, as CC3M")
+    cc12m: int = Field(default=0, ge=0, description="pairs to train on, as CC12M")
+    mismatched: float = Field(default=0.2, ge=0, le=1, description="share of pairs whose caption is another scene's")
+    pair_side: int = Field(default=80, ge=8, description="long side of the images of pairs in pixels")
+
+
 class ViewParams(_Strict):
     """Training views: crops of scenes with captions that are true for the crop."""
 

@@ -22,6 +22,7 @@ class View:
 
     id: image id. original_size, input_size: (H, W) before and after resizing. pixels: (H, W, 3) uint8, resized RGB.
     input: (3, H, W) float32, the same normalised. grid: its windows. normalisation: which one of the protocol.
+    source: (H, W, 3) uint8 RGB as it was read; None: a view that was made without it.
     """
 
     id: str
@@ -30,6 +31,18 @@ class View:
     input: Tensor
     grid: Grid
     normalisation: str = "model"
+    source: Tensor | None = None
+
+    @property
+    def original(self) -> Tensor:
+        """(H, W, 3) uint8 RGB before resizing, on the model's device.
+
+        Raises:
+            UserError: the view was made without it.
+        """
+        if self.source is None:
+            raise UserError(f"image {self.id}: this view comes without its original pixels, which the method needs")
+        return self.source
 
     @property
     def input_size(self) -> tuple[int, int]:
@@ -92,4 +105,4 @@ def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip:
             f"image {name}: {resized.shape[1]}x{resized.shape[0]} pixels after resizing is smaller than a patch of "
             f"{clip.patch_size}; raise short_side or leave the image out"
         )
-    return View(name, size, resized, normalise(resized, geometry, clip), grid, geometry.normalisation)
+    return View(name, size, resized, normalise(resized, geometry, clip), grid, geometry.normalisation, pixels)

@@ -1,4 +1,4 @@
-"""Bayesian bootstrap over images: percentile intervals of a metric and of the difference of two rows.
+"""Bayesian bootstrap over images or texts: percentile intervals of a metric and of the difference of two rows.
 
 A resample weighs the n images with independent exponential weights (Rubin 1981, The Bayesian Bootstrap). Drawing
 images with replacement would lose the classes that few images hold from the mean, which shifts the interval of an mIoU
@@ -10,13 +10,15 @@ product, weights (R, n) @ areas (n, 3 C). The weights are whole (in 1/1024), so 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ovss.errors import UserError
 from ovss.evaluation.confusion import ConfusionCounts
+from ovss.evaluation.item_metrics import figure
+from ovss.evaluation.items import ItemCounts
 from ovss.evaluation.metrics import Absent, FloatArray, metric
 
 # Resamples drawn at a time, each block from its own random stream: bounds memory, and a longer run begins with the
@@ -84,11 +86,29 @@ def resample(
     value = float(scores(areas.sum(axis=0)[None])[0])
     if not np.isfinite(value):
         raise UserError(f"{metric_name} is undefined: no class occurs in these {len(counts.images)} images")
+    return Resampled(value, _values(counts.images, lambda weights: scores(weights @ areas), seed, resamples))
+
+
+def resample_items(items: ItemCounts, metric_name: str, seed: int = 0, resamples: int = 1000) -> Resampled:
+    """Compute a metric of ``item_metrics.figure`` on all texts and on resamples of them.
+
+    Raises:
+        UserError: no texts, a metric that these counts do not have, or no resamples asked for.
+    """
+    if not items.ids or resamples < 1:
+        raise UserError(f"a bootstrap needs texts and resamples, not {len(items.ids)} and {resamples}")
+    score = figure(items, metric_name)
+    value = float(score(np.ones((1, len(items.ids))))[0])
+    return Resampled(value, _values(items.ids, score, seed, resamples))
+
+
+def _values(names: Sequence[str], score: Callable[[FloatArray], FloatArray], seed: int, resamples: int) -> FloatArray:
+    """A function of weights (rows, n) on all resamples of n names, (resamples,)."""
     values = np.empty(resamples)
     for block, start in enumerate(range(0, resamples, _BLOCK)):
-        weights = image_weights(counts.images, seed, block, _BLOCK)[: resamples - start]
-        values[start : start + _BLOCK] = scores(weights @ areas)
-    return Resampled(value, values)
+        weights = image_weights(names, seed, block, _BLOCK)[: resamples - start]
+        values[start : start + _BLOCK] = score(weights)
+    return values
 
 
 def interval(

@@ -22,7 +22,7 @@ from ovss.evaluation.batch import Batch, Prediction, make_view
 from ovss.evaluation.confusion import ConfusionCounts, count_pixels
 from ovss.evaluation.preprocess import resize_nearest
 from ovss.evaluation.progress import Progress
-from ovss.evaluation.row import Group, companion_loader, group_rows, read_row
+from ovss.evaluation.row import Group, companion_loader, group_rows, model_opener, read_row
 from ovss.jobs import Item, JobContext
 from ovss.models.clip import Clip, load_clip, without_text
 from ovss.models.features import Features
@@ -46,7 +46,8 @@ def run(ctx: JobContext) -> None:
     (shard,) = {tuple(item.params["shard"]) for item in ctx.items.values()}
     clip = without_text(load_clip(model, ctx.machine.device))
     load = companion_loader(ctx.machine.device)
-    rows = [read_row(name, item, clip, load) for name, item in sorted(ctx.items.items())]
+    opener = model_opener(clip)
+    rows = [read_row(name, item, clip, load, opener) for name, item in sorted(ctx.items.items())]
     start, stop = shard_range(count_images(source), shard)
     progress = Progress(f"evaluate {source.name}, {len(rows)} rows", stop - start)
     groups = group_rows(rows)

@@ -27,14 +27,15 @@ from ovss.models.text import Vocabulary, load_vocabulary
 
 COMPANION = "companion_"
 Load = Callable[[Path], Companion]
+Open = Callable[[ModuleType, Path, str], Any]
 
 
 @dataclass
 class Row:
     """One row of the pass and what it has counted so far.
 
-    companions: models beside CLIP, by the name that the method gives them. uses_labels: whether the method is told what
-    an image shows.
+    companions: models beside CLIP, by the name that the method gives them, one that it opens itself among them.
+    uses_labels: whether the method is told what an image shows.
     """
 
     name: str
@@ -98,7 +99,12 @@ def companion_loader(device: str) -> Load:
     return cache(lambda directory: importlib.import_module("ovss.models.companions").load_companion(directory, device))
 
 
-def read_row(name: str, item: Item, clip: Clip, load: Load) -> Row:
+def model_opener(clip: Clip) -> Open:
+    """A function that opens each model once which a method reads from the directory of ``clip`` itself."""
+    return cache(lambda method, directory, kind: method.open_model(directory, kind, clip))
+
+
+def read_row(name: str, item: Item, clip: Clip, load: Load, open_model: Open) -> Row:
     """A row from its parameters and inputs.
 
     Raises:
@@ -107,6 +113,7 @@ def read_row(name: str, item: Item, clip: Clip, load: Load) -> Row:
     params, dataset = item.params, item.params["dataset"]
     method = methods.load(params["method"])
     settings = methods.read_settings(method.Settings, params["settings"], params["method"])
+    companions = {name: load(path) for name, path in _companions(item.inputs)}
     vocabulary = _vocabulary(item, str(clip.device))
     if vocabulary.num_classes != dataset["num_classes"]:
         raise UserError(
@@ -120,7 +127,7 @@ def read_row(name: str, item: Item, clip: Clip, load: Load) -> Row:
         settings=settings,
         protocol=_protocol(params["protocol"], clip),
         vocabulary=vocabulary,
-        companions={name: load(path) for name, path in _companions(item.inputs)},
+        companions=companions | _own(method, settings, item, open_model),
         uses_labels=_asked(method, "uses_labels", settings, False),
         view=dataset["name"],
         num_classes=dataset["num_classes"],
@@ -131,6 +138,14 @@ def read_row(name: str, item: Item, clip: Clip, load: Load) -> Row:
 def _asked(method: ModuleType, question: str, settings: Any, default: Any) -> Any:
     """What a method answers to an optional question about its settings."""
     return getattr(method, question)(settings) if hasattr(method, question) else default
+
+
+def _own(method: ModuleType, settings: Any, item: Item, open_model: Open) -> dict[str, Companion]:
+    """The model that a method opens itself, by the name that it gives it."""
+    if not hasattr(method, "open_model"):
+        return {}
+    name, kind = method.model_kind(settings)
+    return {name: open_model(method, item.inputs["model"], kind)}
 
 
 def _companions(inputs: Mapping[str, Path]) -> Iterable[tuple[str, Path]]:

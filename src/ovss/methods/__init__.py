@@ -4,8 +4,10 @@ A method module has ``Settings``, a frozen dataclass with every constant, and
 ``segment(batch, vocabulary, features, settings) -> list[Prediction]``. Its name is the module's name; a new file here
 is a new method and nothing else needs to change. It may have ``uses_labels(settings) -> bool`` (it is told what an
 image shows), and to share work with other rows ``affinities(settings)`` (CLIP's affinities that it will ask for) and
-``ahead(batch, vocabulary, features, settings)``, called for every row before the first is segmented. Modules with an
-underscore are parts of methods. This package itself imports nothing heavy.
+``ahead(batch, vocabulary, features, settings)``, called for every row before the first is segmented. A method that
+reads another model than CLIP from the model directory has ``model_kind(settings) -> (name, kind)`` and
+``open_model(directory, kind, clip)``; the model is then among the companions. Modules with an underscore are parts of
+methods. This package itself imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ import sys
 import types
 from collections.abc import Iterator, Mapping
 
+_COMPILER = "torch._dynamo"
+
 
 @contextlib.contextmanager
 def left_out(stand_ins: Mapping[str, types.ModuleType | None]) -> Iterator[None]:
@@ -18,3 +20,16 @@ def left_out(stand_ins: Mapping[str, types.ModuleType | None]) -> Iterator[None]
     finally:
         for name in placed:
             sys.modules.pop(name, None)
+
+
+@contextlib.contextmanager
+def without_compiler() -> Iterator[None]:
+    """Let eager training go on without torch's compiler.
+
+    Optimisers import it (9 CPU seconds) to say that it must leave their functions alone; a stand-in hears it as well.
+    """
+    compiler = types.ModuleType(_COMPILER)
+    compiler.__dict__["disable"] = lambda function, recursive=True, wrapping=True: function
+    placed = {} if _COMPILER in sys.modules else {_COMPILER: compiler}
+    with left_out(placed):
+        yield

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +30,7 @@ class Pamr:
     iterations: int = 10
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24)
     spread: float = 0.1
-    chunk: int = 16
+    chunk: int = 64
 
     @property
     def offsets(self) -> tuple[tuple[int, int], ...]:
@@ -89,13 +90,28 @@ def _deviation(images: Tensor, settings: Pamr) -> Tensor:
 
 
 def _pass_on(masks: Tensor, weights: Tensor, settings: Pamr) -> Tensor:
-    # One neighbour at a time: all of them side by side would take 48 times the masks' memory.
-    for _ in range(settings.iterations):
-        total = torch.zeros_like(masks)
-        for weight, other in zip(weights.unbind(dim=1), _neighbours(masks, settings), strict=True):
-            total.addcmul_(weight[:, None], other)
-        masks = total
-    return masks
+    # Rows of few weighted rows, as in ``ovss.models.crf``: no neighbour's map is ever made, values stay in registers.
+    # One class alone is added up in another order of roundings, so it goes through beside a copy of itself.
+    size, classes = masks.shape[-2:], masks.shape[1]
+    if classes == 1:
+        return _pass_on(masks.expand(-1, 2, -1, -1), weights, settings)[:, :1]
+    rows = _neighbour_rows(size[0], size[1], settings, str(masks.device))
+    found = []
+    for values, weight in zip(masks.flatten(2).transpose(1, 2), weights.flatten(2).transpose(1, 2), strict=True):
+        shares, values = weight.contiguous(), values.contiguous()
+        for _ in range(settings.iterations):
+            values = F.embedding_bag(rows, values, mode="sum", per_sample_weights=shares)
+        found.append(values.T.unflatten(1, size))
+    return torch.stack(found)
+
+
+@lru_cache(maxsize=8)
+def _neighbour_rows(height: int, width: int, settings: Pamr, device: str) -> Tensor:
+    """Number of every neighbour of every pixel, border repeated: (H*W, neighbours) int32, neighbours as in offsets."""
+    steps = torch.tensor(settings.offsets)
+    rows = (torch.arange(height)[:, None] + steps[:, 0]).clamp(0, height - 1)
+    columns = (torch.arange(width)[:, None] + steps[:, 1]).clamp(0, width - 1)
+    return (rows[:, None] * width + columns[None]).flatten(0, 1).int().to(device)
 
 
 def _neighbours(maps: Tensor, settings: Pamr) -> Iterator[Tensor]:

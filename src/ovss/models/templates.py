@@ -7,7 +7,19 @@ from collections.abc import Sequence
 from ovss.errors import UserError
 from ovss.models.openclip import open_clip
 
-_OWN = {"photo": ("a photo of a {}.",), "none": ("{}",)}
+# CLIP's subset of seven templates, and two of TCL's own.
+TCL = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+    "a photo of many {}.",
+    "a photo of {}s.",
+)
+_OWN = {"photo": ("a photo of a {}.",), "none": ("{}",), "tcl": TCL}
 NAMES = ("openai80", *_OWN)
 
 
@@ -16,7 +28,7 @@ def templates(name: str, lines: Sequence[str] | None = None) -> tuple[str, ...]:
 
     Args:
         name: ``openai80``: the 80 ImageNet templates of CLIP; ``photo``: "a photo of a {}."; ``none``: the name or
-            sentence as it is; any other name needs ``lines``.
+            sentence as it is; ``tcl``: those of TCL's evaluation; any other name needs ``lines``.
         lines: the templates themselves, where the name is none of the above.
 
     Raises:

@@ -122,6 +122,14 @@ def mean_feature(clip: Clip, texts: Sequence[str]) -> Tensor:
     return F.normalize(F.normalize(encode_texts(clip, texts), dim=-1).mean(dim=0), dim=-1)
 
 
+def mean_embedding(embeddings: Tensor) -> Tensor:
+    """Mean over templates before any normalisation, then unit length: (..., templates, D) -> (..., D).
+
+    TCL's evaluation does it so (Cha et al. 2023, code); CLIP's own ensemble is ``mean_feature``.
+    """
+    return F.normalize(embeddings.mean(dim=-2), dim=-1)
+
+
 def encode_words(clip: Clip, words: Sequence[str], forms: Sequence[str]) -> Tensor:
     """Prompt-ensemble features of words: word by word, so that no word's feature depends on the others.
 
@@ -163,21 +171,24 @@ def run(ctx: JobContext) -> None:
     Item parameters: ``queries`` (names of each class) and ``templates``, a name of ``ovss.models.templates``, or any
     name together with ``template_lines``, ``sentences`` ({word: [sentence, ...]}) or ``sentences_file`` (a file in the
     folder of the input ``sentences``; without it ``sentences.json``). Sentences are encoded as they are, without a
-    template. What several vocabularies of the pass share is encoded once.
+    template. What several vocabularies of the pass share is encoded once. Embeddings are averaged by ``mean_feature``,
+    with the templates ``tcl`` by ``mean_embedding``.
 
     Raises:
         UserError: a word has no sentence (the message names the set and the word), or the sentences cannot be read.
     """
     (model,) = {item.inputs["model"] for item in ctx.items.values()}
     clip = load_clip(model, ctx.machine.device)
-    made: dict[tuple[str, ...], Tensor] = {}
+    made: dict[tuple[bool, tuple[str, ...]], Tensor] = {}
     for name, item in ctx.items.items():
         queries, query_class = query_list(item.params["queries"])
-        texts = _texts(item, queries)
+        texts, mean_first = _texts(item, queries), item.params["templates"] == "tcl"
         for ensemble in texts:
-            if ensemble not in made:
-                made[ensemble] = mean_feature(clip, ensemble).cpu()
-        _write(item.out, queries, torch.stack([made[ensemble] for ensemble in texts]), query_class)
+            if (mean_first, ensemble) not in made:
+                found = mean_embedding(encode_texts(clip, ensemble)) if mean_first else mean_feature(clip, ensemble)
+                made[mean_first, ensemble] = found.cpu()
+        features = torch.stack([made[mean_first, ensemble] for ensemble in texts])
+        _write(item.out, queries, features, query_class)
         facts = {"classes": int(query_class[-1]) + 1, "texts": sum(len(ensemble) for ensemble in texts)}
         ctx.finish(name, {"queries": len(queries), **facts})
 

@@ -20,7 +20,7 @@ from ovss.models.resized import Norm
 
 CONFIG_FILE = "config.json"
 PREPROCESS_FILE = "preprocess.json"
-CLASSES: Mapping[str, str] = {"maskformer": "MaskFormerForInstanceSegmentation"}
+CLASSES: Mapping[str, str] = {"maskformer": "MaskFormerForInstanceSegmentation", "sam_hq": "SamHQModel"}
 """The class of transformers for each ``model_type`` of a configuration."""
 
 

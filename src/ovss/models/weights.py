@@ -1,7 +1,7 @@
 """Stage ``weights``: a downloaded checkpoint becomes a model directory, by the library that knows the model.
 
 CLIP: open_clip's hub layout. TCL: the same with its grounder beside it (``tcl_checkpoint``). DINO, DINOv2, SAM: timm
-(``timm_models``). MaskFormer: ``transformers_models``. Sentence encoders: ``sentences``.
+(``timm_models``). MaskFormer, HQ-SAM: ``transformers_models``. Sentence encoders: ``sentences``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ovss.jobs import JobContext
 from ovss.models import transformers_models
 from ovss.models.checkpoints import read_checkpoint
 from ovss.models.clip import CONFIG_FILE, WEIGHTS_FILE, check_tower, instantiate, load_clip
+from ovss.models.hq_sam_checkpoint import VARIANTS, write_hq_sam
 from ovss.models.openclip import open_clip
 from ovss.models.resized import Norm
 from ovss.models.sentences import write_sentences
@@ -105,6 +106,10 @@ def run(ctx: JobContext) -> dict[str, object]:
     elif load.get("transformers") and transformers_models.CONFIG_FILE in files and params.get("input"):
         architecture = load["transformers"]
         count = transformers_models.write_transformers(ctx.out, source, Norm.of(norm), params["input"])
+    elif load.get("sam_hq"):
+        architecture = f"sam_hq_{load['sam_hq']}"
+        state = read_checkpoint(source / files[0], params["format"])
+        count = write_hq_sam(ctx.out, VARIANTS[load["sam_hq"]], Norm.of(norm), state, params["input"], name)
     elif load.get("timm"):
         architecture = load["timm"]
         state = read_checkpoint(source / files[0], params["format"])

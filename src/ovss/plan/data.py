@@ -23,6 +23,8 @@ def world_job(project: Project, scale: Scale, archive: str) -> Job:
     Raises:
         UserError: the scale has no world, or the world no such archive.
     """
+    if (texts := scale.world_texts.get(archive)) is not None:
+        return project.job("world_texts", archive, texts.model_dump(mode="json"), {})
     world = scale.world
     if world is None or (archive not in world.data and archive != CAPTIONS):
         known = ", ".join(world.data) if world else "no world at this scale"
@@ -39,10 +41,25 @@ def world_job(project: Project, scale: Scale, archive: str) -> Job:
 def fetch_job(project: Project, scale: Scale, archive: str) -> Job | str:
     """The job that downloads and verifies an archive, or why it cannot run (a file has to be placed by hand)."""
     entry = project.datasets.archives[archive]
+    if not entry.files:
+        return folder_job(project, archive)
     if missing := _missing_by_hand(project, archive, entry):
         return missing
-    inputs = {"world": world_job(project, scale, archive)} if uses_world(entry) else {}
+    inputs = {"world": world_job(project, scale, entry.world or archive)} if uses_world(entry) else {}
     return project.job("fetch", archive, fetch_params(project.datasets, archive), inputs)
+
+
+def folder_job(project: Project, archive: str) -> Job | str:
+    """The job that takes in a folder that a person fills, or where it has to be.
+
+    Its files are known by name and size: they are too many and too large to be read while planning.
+    """
+    folder = project.root / MANUAL / archive
+    files = [[path.name, path.stat().st_size] for path in sorted(folder.glob("*")) if path.is_file()]
+    if not files:
+        manual = project.datasets.archives[archive].manual
+        return f"data to be placed by hand: {MANUAL}/{archive} ({manual})"
+    return project.job("by_hand", archive, {"archive": archive, "files": files}, {})
 
 
 def _missing_by_hand(project: Project, name: str, archive: Archive) -> str:
@@ -66,6 +83,19 @@ def source_job(project: Project, scale: Scale, source: str) -> Job | str:
     layout = project.datasets.sources[source].layout
     params = prepare_params(project.datasets, source)
     return project.job("prepare", source, params, inputs, modules=(f"ovss.data.layouts.{layout}",))
+
+
+def texts_job(project: Project, scale: Scale, name: str) -> Job | str:
+    """The job that extracts and converts one split of images with texts, or why it cannot run."""
+    source = project.datasets.text_sources[name]
+    inputs: dict[str, Job] = {}
+    for archive in source.archives:
+        job = fetch_job(project, scale, archive)
+        if isinstance(job, str):
+            return job
+        inputs[archive] = job
+    modules = (f"ovss.data.text_layouts.{source.layout}",)
+    return project.job("prepare_texts", name, source.params(name), inputs, modules=modules)
 
 
 def class_queries(project: Project, dataset: str, naming: str) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ovss.config.papers import ModelRole
 from ovss.config.params import Scale
+from ovss.plan.data import folder_job
 from ovss.plan.job import Job
 from ovss.plan.project import Project
 
@@ -22,14 +23,20 @@ def trained_job(project: Project, scale: Scale, name: str) -> Job | str:
     for stage, models in (("train_clip", scale.train.clip), ("train_dino", scale.train.dino)):
         if name in models:
             return project.job(stage, name, {"model": models[name].model_dump(mode="json")}, {})
+    if name in scale.train.tcl:
+        model = scale.train.tcl[name]
+        clip, params = trained_job(project, scale, model.clip), {"model": model.model_dump(mode="json")}
+        return clip if isinstance(clip, str) else project.job("train_tcl", name, params, {"clip": clip})
     if name in project.weights.weights and project.weights.weights[name].packaged:
         return weights_job(project, name)
     return f"model {name} is not trained at this scale"
 
 
 def weights_job(project: Project, weights: str) -> Job | str:
-    """The job that converts downloaded weights to the common model directory."""
+    """The job that converts downloaded weights to the common model directory, or takes in a folder placed by hand."""
     entry = project.weights.weights.get(weights)
+    if entry is None and weights in project.datasets.archives:
+        return folder_job(project, weights)
     if entry is None:
         return f"weights {weights} are not in weights.yaml"
     fetch = project.job("fetch", weights, entry.fetch_params(weights), {})

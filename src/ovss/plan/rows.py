@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from ovss.config.papers import Cell, Paper
 from ovss.config.params import Scale
-from ovss.errors import UserError
+from ovss.config.runs import Training
+from ovss.plan.check import check_data, check_row
 from ovss.plan.data import source_job
 from ovss.plan.job import Job
 from ovss.plan.models import model_job
 from ovss.plan.project import Project
+from ovss.plan.text_rows import TextRows
 from ovss.plan.texts import own_texts, text_job
+from ovss.plan.training import METHODS, Trainings
 from ovss.plan.words import WordRows
 
-SEGMENTATION_METRICS = frozenset({"miou"})
+SEGMENTATION_METRICS = frozenset({"miou", "fpr", "fnr"})
 # What the stage evaluate imports for rows with companion models, and for no other.
 _COMPANIONS = {"modules": ("ovss.models.companions",), "packages": ("transformers",)}
 _PIXELS = ("short_side", "crop", "stride", "ambiguity_crop")
@@ -42,6 +44,8 @@ class Rows:
         self._source = cache(lambda source: source_job(project, scale, source))
         self._models: dict[str, Job | str] = {}
         self.words = WordRows(project, scale)
+        self.texts = TextRows(project, scale)
+        self.trainings = Trainings(project, scale)
 
     def cell(self, paper: Paper, table: str, row: str, column: str) -> list[Job] | Empty:
         """The jobs (one per shard) that make a cell, or why it stays empty.
@@ -49,63 +53,63 @@ class Rows:
         Raises:
             UserError: the row names a method setting that does not exist.
         """
+        where = f"tables.{table}.rows.{row}"
         cell = paper.cell(table, row, column)
         if cell is None:
-            return Empty(self._why_none(paper, table, row, column))
-        self._check(paper, f"tables.{table}.rows.{row}", cell)
+            return self._count(paper, where, table, row, column) or Empty(self._why_none(paper, table, row, column))
+        check_row(self.project, paper, where, cell)
         if not self.scale.columns.get(cell.dataset):
             return Empty(f"no data set for {cell.dataset} at this scale")
-        return self._not_yet(cell) or self.jobs_of(paper, cell)
+        if cell.dataset in self.scale.left_out.get(paper.paper, ()):
+            return Empty(f"data set {cell.dataset} is left out for this paper at this scale")
+        check_data(self.project, self.scale, cell.dataset)
+        return self._not_yet(cell) or self.jobs_of(paper, where, cell)
+
+    def _count(self, paper: Paper, where: str, table: str, row: str, column: str) -> list[Job] | Empty | None:
+        """The training whose pairs a column counts; None where it counts none."""
+        run = paper.tables[table].row(row).run
+        if paper.columns[column].metric != "count" or run is None or run.training is None or run.model is None:
+            return None
+        model = self._trained(paper, where, run.model, run.training)
+        return Empty(model) if isinstance(model, str) else [model]
 
     @staticmethod
     def _why_none(paper: Paper, table: str, row: str, column: str) -> str:
         line = paper.tables[table].row(row)
         if line.run is None:
             return "cited" if line.citation else "derived"
+        if paper.columns[column].metric == "hours":
+            return "times differ from run to run and are no result; they are under benchmarks/"
         return "not measured on a data set" if paper.columns[column].dataset is None else "not run on this column"
 
     def _not_yet(self, cell: Cell) -> Empty | None:
         if cell.method not in self.project.methods:
             return Empty(f"not implemented: method {cell.method}")
-        if cell.metric not in SEGMENTATION_METRICS:
+        name = str(self.scale.columns[cell.dataset])
+        if name in self.project.datasets.text_sources:
+            if missing := self.texts.missing(name, cell.method, cell.metric):
+                return Empty(missing)
+        elif cell.metric not in SEGMENTATION_METRICS:
             return Empty(f"not implemented: metric {cell.metric}")
-        if cell.training:
+        if cell.training and cell.training.method not in METHODS:
             return Empty(f"not implemented: training {cell.training.method}")
         if cell.needs:
             return Empty(f"not provided: {', '.join(cell.needs)}")
         return None
 
-    def _check(self, paper: Paper, where: str, cell: Cell) -> None:
-        """Refuse a method, a setting or a data set that nothing knows."""
-        methods, columns = self.project.methods, self.project.params.full.columns
-        if cell.method in methods:
-            for name in cell.settings.keys() - methods[cell.method]:
-                raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
-                               name, methods[cell.method])  # fmt: skip
-        elif cell.method not in paper.unwritten:
-            what = f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' does not list it"
-            raise _unknown(paper, f"{where}.run.method", what, cell.method, {*methods, *paper.unwritten})
-        if cell.dataset not in columns:
-            raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
-                           "(full.columns)", cell.dataset, columns)  # fmt: skip
-
-    def jobs_of(self, paper: Paper, cell: Cell) -> list[Job] | Empty:
+    def jobs_of(self, paper: Paper, where: str, cell: Cell) -> list[Job] | Empty:
         """The jobs of a cell that everything is written for, or why one of them cannot run."""
         name = str(self.scale.columns[cell.dataset])
-        dataset = self.project.datasets.datasets.get(name)
-        if dataset is None:
-            known = ", ".join(sorted(self.project.datasets.datasets))
-            raise UserError(
-                f"params.yaml: {self.project.params.scale}.columns.{cell.dataset}: '{name}' is not a data "
-                f"set of datasets.yaml; it has: {known}"
-            )
+        if name in self.project.datasets.text_sources:
+            return self._text_row(paper, where, cell, name)
+        dataset = self.project.datasets.datasets[name]
         source = self._source(dataset.source)
         if isinstance(source, str):
             return Empty(source)
         if cell.model is None:
             return Empty("not implemented: rows without a model")
         protocol = self._protocol(cell)
-        inputs = self._inputs(paper, cell, name, protocol)
+        inputs = self._inputs(paper, where, cell, name, protocol)
         if isinstance(inputs, str):
             return Empty(inputs)
         view = {"name": name, "labels": dataset.labels.model_dump(mode="json"), "num_classes": dataset.num_classes,
@@ -118,6 +122,13 @@ class Rows:
         params = {"method": cell.method, "settings": dict(cell.settings)}
         return [self._row(params | part, inputs | {"source": source}) for part in parts]
 
+    def _text_row(self, paper: Paper, where: str, cell: Cell, name: str) -> list[Job] | Empty:
+        models = self._models_of(paper, where, cell)
+        if isinstance(models, str):
+            return Empty(models)
+        job = self.texts.job(name, cell, self._protocol(cell), models)
+        return Empty(job) if isinstance(job, str) else [self._jobs.setdefault(job.key, job)]
+
     def _word_jobs(
         self, paper: Paper, cell: Cell, models: Mapping[str, Job], parts: list[dict[str, Any]], source: Job
     ) -> list[Job] | Empty:
@@ -128,20 +139,37 @@ class Rows:
         known = [[self._jobs.setdefault(job.key, job) for job in jobs] for jobs in made if not isinstance(jobs, str)]
         return [label for _, _, label in known]
 
-    def _inputs(self, paper: Paper, cell: Cell, dataset: str, protocol: Mapping[str, Any]) -> dict[str, Job] | str:
+    def _inputs(
+        self, paper: Paper, where: str, cell: Cell, dataset: str, protocol: Mapping[str, Any]
+    ) -> dict[str, Job] | str:
         """Models and texts of a cell, or why one of them is missing."""
-        model = self._model(paper, str(cell.model))
-        if isinstance(model, str):
-            return model
-        found: dict[str, Job | str] = {"model": model}
+        models = self._models_of(paper, where, cell)
+        if isinstance(models, str):
+            return models
+        found: dict[str, Job | str] = {**models}
         for key, texts in (("text", protocol["templates"]), ("descriptions", protocol.get("descriptions"))):
             if texts and cell.captions is None:
-                found[key] = self._text(dataset, protocol["names"], texts, model)
+                found[key] = self._text(dataset, protocol["names"], texts, models["model"])
+        return _all_there(found)
+
+    def _models_of(self, paper: Paper, where: str, cell: Cell) -> dict[str, Job] | str:
+        """``model`` and ``companion_<name>``, or why one of them is missing."""
+        found: dict[str, Job | str] = {"model": self._trained(paper, where, str(cell.model), cell.training)}
         for name, role in cell.companions.items():
             made = self._model(paper, role)
             found[f"companion_{name}"] = f"companion {name}: {made}" if isinstance(made, str) else made
-        missing = [why for why in found.values() if isinstance(why, str)]
-        return missing[0] if missing else {name: job for name, job in found.items() if isinstance(job, Job)}
+        return _all_there(found)
+
+    def _trained(self, paper: Paper, where: str, role: str, training: Training | None) -> Job | str:
+        """The model that plays a role, after the training if there is one."""
+        model = self._model(paper, role)
+        if training is None or isinstance(model, str):
+            return model
+        asked = _all_there({name: self._model(paper, role) for name, role in training.companions.items()})
+        if isinstance(asked, str):
+            return asked
+        made = self.trainings.model(paper, where, training, model, asked)
+        return made if isinstance(made, str) else self._jobs.setdefault(made.key, made)
 
     def _model(self, paper: Paper, role: str) -> Job | str:
         at = f"{paper.paper}.{role}"
@@ -160,6 +188,8 @@ class Rows:
         values = own_texts(self.project, self.scale, cell.protocol.params())
         if self.scale.world is not None:
             values.pop("normalisation", None)  # models of the tiny world are fed as they were trained
+        if self.scale.image_scales and len(values.get("scales", ())) > 1:
+            values["scales"] = list(self.scale.image_scales)
         if self.scale.model_input and self.scale.model_patch:
             for name in _PIXELS:
                 if values.get(name):
@@ -182,11 +212,10 @@ class Rows:
         return self._jobs.setdefault(job.key, job)
 
 
-def _unknown(paper: Paper, key: str, what: str, name: str, known: Iterable[str]) -> UserError:
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
-    return UserError(f"papers/{paper.paper}.yaml: {key}: {what}{hint}; there are: {', '.join(names)}")
+def _all_there(found: Mapping[str, Job | str]) -> dict[str, Job] | str:
+    """The jobs, or why the first that is none is missing."""
+    missing = [why for why in found.values() if isinstance(why, str)]
+    return missing[0] if missing else {name: job for name, job in found.items() if isinstance(job, Job)}
 
 
 def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:

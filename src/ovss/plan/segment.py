@@ -28,7 +28,7 @@ def own_image_jobs(project: Project, scale_name: str, captions: str) -> Recipe:
     cell = paper.cell(_TABLE, _ROW, paper.tables[_TABLE].columns[0])
     if cell is None or not scale.columns.get(cell.dataset):
         raise UserError(f"scale {scale_name}: papers/{_PAPER}.yaml has no data set there for {_TABLE}.{_ROW}")
-    made = rows.jobs_of(paper, replace(cell, captions=captions))
+    made = rows.jobs_of(paper, f"tables.{_TABLE}.rows.{_ROW}", replace(cell, captions=captions))
     if isinstance(made, Empty):
         raise UserError(f"--captions {captions}: {made.why}")
     neighbours, sentences = made[0].inputs["neighbours"], made[0].inputs["sentences"]

@@ -26,6 +26,7 @@ class Stage:
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
 _EVALUATE = (*_DEEP, "scipy", "pillow")
+_ADAPTED = (*_DEEP, "pillow", "safetensors")
 _SENTENCES = ("sentence-transformers", "transformers", "tokenizers", "safetensors")
 _WEIGHTS = ("torch", "open-clip-torch", "timm", *_SENTENCES)
 _WORDS = ("inflect", "textblob", "lemminflect", "pillow", *_SENTENCES)
@@ -36,13 +37,37 @@ STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
         Stage("world", "ovss.world.build", ("numpy", "pillow"), seeded=True),
+        Stage("world_texts", "ovss.world.tags", ("numpy", "pillow"), seeded=True),
+        Stage("by_hand", "ovss.data.by_hand", ()),
         Stage("fetch", "ovss.data.fetch", (), minutes=24 * 60),
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
+        Stage("prepare_texts", "ovss.data.prepare_texts", ("numpy", "pillow"), minutes=240),
+        Stage("index_pairs", "ovss.data.index_pairs", ("numpy", "pillow"), minutes=24 * 60),
         Stage("train_clip", "ovss.training.clip", _DEEP, seeded=True, memory_mb=3000, minutes=120),
         Stage("train_dino", "ovss.training.dino", _DEEP, seeded=True, memory_mb=3000, minutes=120),
+        Stage("train_tcl", "ovss.training.tcl", _DEEP, seeded=True, memory_mb=3000, minutes=120),
+        Stage(
+            "prune",
+            "ovss.training.ttd.prune_pairs",
+            (*_DEEP, "pillow", "safetensors"),
+            memory_mb=4000,
+            minutes=48 * 60,
+            gpus=1,
+        ),
+        Stage(
+            "train_ttd",
+            "ovss.training.ttd.train",
+            (*_ADAPTED, "peft"),
+            grouped=True,
+            seeded=True,
+            memory_mb=4000,
+            minutes=72 * 60,
+            gpus=1,
+        ),
         Stage("weights", "ovss.models.weights", _WEIGHTS, memory_mb=8000),
         Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
         Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
+        Stage("evaluate_texts", "ovss.evaluation.texts", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
         Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),
         Stage("index", "ovss.retrieval.index", _SEARCH, seeded=True, memory_mb=12000, minutes=24 * 60),
         Stage(

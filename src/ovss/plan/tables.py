@@ -2,35 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
 from typing import Any
 
 from ovss.config.papers import Claim, Paper, Row, Table
 from ovss.config.params import Scale
-from ovss.plan.data import CAPTIONS, class_queries, fetch_job
+from ovss.plan.data import CAPTIONS, fetch_job
 from ovss.plan.job import Job
 from ovss.plan.models import trained_job
+from ovss.plan.pictures import NumberedInputs, Pictures
 from ovss.plan.project import Project
 from ovss.plan.rows import Empty, Rows
-
-GALLERY_ROWS = 6
-
-
-class _Inputs:
-    """Numbered inputs of a job; the same job is listed once."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-        self.jobs: dict[str, Job] = {}
-        self._names: dict[str, str] = {}
-
-    def add(self, jobs: list[Job]) -> list[str]:
-        for job in jobs:
-            if job.key not in self._names:
-                self._names[job.key] = f"{self.prefix}/{len(self._names)}"
-                self.jobs[self._names[job.key]] = job
-        return [self._names[job.key] for job in jobs]
 
 
 class Tables:
@@ -62,7 +43,7 @@ class Tables:
 
     def table(self, paper: Paper, name: str) -> Job:
         """The job of one table."""
-        table, inputs = paper.tables[name], _Inputs("rows")
+        table, inputs = paper.tables[name], NumberedInputs("rows")
         rows = [self._row(paper, name, table, row, inputs) for row in table.rows]
         keep = {"title", "metric", "unit", "higher_is_better", "absent", "note"}
         spec = {
@@ -83,7 +64,7 @@ class Tables:
         derived = name in table.derived
         return {"id": name, **place.model_dump(mode="json"), "dataset": known, "derived": derived}
 
-    def _row(self, paper: Paper, table_name: str, table: Table, row: Row, inputs: _Inputs) -> dict[str, Any]:
+    def _row(self, paper: Paper, table_name: str, table: Table, row: Row, inputs: NumberedInputs) -> dict[str, Any]:
         cells: dict[str, Any] = {}
         for column in table.columns:
             if column in table.derived:
@@ -110,12 +91,12 @@ class Tables:
 
     def claims(self, paper: Paper) -> Job:
         """The job that evaluates a paper's claims."""
-        inputs = _Inputs("rows")
+        inputs = NumberedInputs("rows")
         claims = [self._claim(paper, claim, inputs) for claim in paper.claims]
         params = {"paper": paper.paper, "claims": claims, **self._statistics()}
         return self.project.job("claims", paper.paper, params, inputs.jobs)
 
-    def _claim(self, paper: Paper, claim: Claim, inputs: _Inputs) -> dict[str, Any]:
+    def _claim(self, paper: Paper, claim: Claim, inputs: NumberedInputs) -> dict[str, Any]:
         comparisons = []
         for better_column, worse_column in claim.pairs(paper):
             sides: dict[str, Any] = {"column": better_column}
@@ -139,8 +120,9 @@ class Tables:
         """The job of the report page."""
         inputs = {f"tables/{paper}/{name}": job for (paper, name), job in tables.items()}
         inputs |= {f"claims/{paper}": job for paper, job in claims.items()}
-        rows, gallery, datasets = self._gallery()
-        everything = _Inputs("rows")
+        pictures = Pictures(self.project, self.cells)
+        rows, gallery, datasets = pictures.gallery()
+        everything = NumberedInputs("rows")
         for made in self.cells.values():
             everything.add([] if isinstance(made, Empty) else made)
         inputs |= everything.jobs | rows
@@ -153,10 +135,12 @@ class Tables:
             inputs |= {f"world/{job.name}": job for job in self._worlds()}
         inputs |= {f"collections/{name}": job.inputs["captions"] for name, job in self.rows.words.indexes.items()}
         inputs |= {f"indexes/{name}": job for name, job in self.rows.words.indexes.items()}
-        words, shown = self._words()
-        inputs |= shown
+        words, shown = pictures.words()
+        captioned, asked = pictures.captioned()
+        inputs |= shown | asked
         params = {
             "words": words,
+            "captioned": captioned,
             "collections": [
                 {
                     "name": name,
@@ -172,7 +156,7 @@ class Tables:
             "gallery": gallery,
             "datasets": datasets,
             "columns": {name: dataset for name, dataset in self.scale.columns.items() if dataset},
-            "trained": {name: dict(job.params["model"]) for name, job in models.items()},
+            "trained": {name: dict(job.params.get("model", job.params)) for name, job in models.items()},
         }
         templates = self.project.root / "src" / "ovss" / "report" / "templates"
         files = {f"templates/{file.name}": _hash(file.read_bytes()) for file in sorted(templates.glob("*.*"))}
@@ -181,71 +165,31 @@ class Tables:
     def _collection_title(self, index: Job) -> str:
         return self.project.datasets.captions[index.inputs["captions"].params["collection"]].title
 
-    def _words(self) -> tuple[list[dict[str, Any]], dict[str, Job]]:
-        """Rows whose segments and words are shown: those that their table names for the gallery."""
-        inputs, sources, shown = _Inputs("words"), {}, []
-        for (paper, table, row, _), made in self.cells.items():
-            if isinstance(made, Empty) or made[0].stage != "label":
-                continue
-            if row in self.project.papers[paper].tables[table].gallery:
-                source = made[0].inputs["source"]
-                sources[f"sources/{source.name}"] = source
-                place = {"paper": paper, "table": table, "row": row, "dataset": made[0].params["dataset"]["name"]}
-                shown.append({**place, "input": inputs.add([made[0]])[0], "source": f"sources/{source.name}"})
-        return shown, inputs.jobs | sources
-
     @staticmethod
     def _about(paper: Paper) -> dict[str, Any]:
         keep = {"title", "citation", "url", "code", "differences", "protocols"}
         return paper.model_dump(mode="json", include=keep)
 
     def _trained(self) -> list[Job]:
-        names = [*self.scale.train.clip, *self.scale.train.dino]
-        jobs = [trained_job(self.project, self.scale, name) for name in names]
-        return [job for job in jobs if isinstance(job, Job)]
+        """Models trained from scratch, and those that rows ask for."""
+        train = self.scale.train
+        made = [trained_job(self.project, self.scale, name) for name in (*train.clip, *train.dino, *train.tcl)]
+        jobs = [job for job in made if isinstance(job, Job)]
+        rows = {job.key: job for cell in self.cells.values() if not isinstance(cell, Empty) for job in cell}
+        asked = {
+            job.key: job for row in rows.values() for job in (row, *row.inputs.values()) if job.stage == "train_ttd"
+        }
+        return [*jobs, *sorted(asked.values(), key=lambda job: job.name)]
 
     def _worlds(self) -> list[Job]:
         made = {job.key: job for cell in self.cells.values() if not isinstance(cell, Empty) for job in cell}
         worlds: dict[str, Job] = {}
         for row in made.values():
+            if "dataset" not in row.params:
+                continue
             for fetch in row.inputs["source"].inputs.values():
                 worlds |= {job.name: job for job in fetch.inputs.values()}
         return [worlds[name] for name in sorted(worlds)]
-
-    def _gallery(self) -> tuple[dict[str, Job], list[dict[str, Any]], dict[str, Any]]:
-        """Rows whose predictions are shown: for each data set, those of the table that names most rows to show there,
-        or else of the one that runs most."""
-        by_place: dict[str, dict[tuple[str, str], dict[str, Job]]] = defaultdict(lambda: defaultdict(dict))
-        for (paper, table, row, _), made in self.cells.items():
-            if not isinstance(made, Empty):
-                dataset = made[0].params["dataset"]["name"]
-                by_place[dataset][paper, table].setdefault(row, made[0])
-        inputs, datasets = _Inputs("gallery"), {}
-        sources: dict[str, Job] = {}
-        gallery = []
-        for dataset, tables in sorted(by_place.items()):
-            shown = {at: self._shown(at, rows) for at, rows in tables.items()}
-            paper, table = max(tables, key=lambda at: (len(shown[at]), len(tables[at]), at))
-            rows = shown[paper, table] or tables[paper, table]
-            for row, job in list(rows.items())[:GALLERY_ROWS]:
-                source = job.inputs["source"]
-                sources[f"sources/{source.name}"] = source
-                datasets[dataset] = self._view(dataset, job)
-                gallery.append({"input": inputs.add([job])[0], "paper": paper, "table": table, "row": row,
-                                "dataset": dataset, "source": f"sources/{source.name}"})  # fmt: skip
-        return inputs.jobs | sources, gallery, datasets
-
-    def _shown(self, at: tuple[str, str], rows: Mapping[str, Job]) -> dict[str, Job]:
-        """Those rows that the table names for the gallery, in its order."""
-        paper, table = at
-        return {row: rows[row] for row in self.project.papers[paper].tables[table].gallery if row in rows}
-
-    def _view(self, dataset: str, job: Job) -> dict[str, Any]:
-        names = [words[0] for words in class_queries(self.project, dataset, "default")]
-        entry = self.project.datasets.datasets[dataset]
-        if entry.background:
-            names[0] = "background"
-        return {**job.params["dataset"], "title": entry.title, "class_names": names}
 
 
 def _hash(data: bytes) -> str:

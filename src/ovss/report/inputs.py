@@ -153,7 +153,7 @@ def load(inputs: Mapping[str, Path]) -> Inputs:
         claims={found["paper"]: found["claims"] for found in claims},
         rows={
             f"{kind}/{name}": load_row(f"{kind}/{name}", directory)
-            for kind in ("rows", "gallery", "words")
+            for kind in ("rows", "gallery", "words", "captioned")
             for name, directory in group(inputs, kind).items()
         },
         sources=group(inputs, "sources"),

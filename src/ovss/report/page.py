@@ -5,12 +5,13 @@ params:
   papers              by paper: title, citation, url, code {url, commit, licence, note}, differences, protocols
   gallery             [{input, row, paper, table, dataset, source}]: predictions to show
   words               the same for rows that find words of their own (stage label; optional)
+  captioned           [{input, row, paper, table, source, task}]: rows that find words and masks of captions (optional)
   collections         [{name, title, input, index}]: caption collections, index null where there is none (optional)
   datasets            by name: title, labels (label map), class_names, background
   trained             by model name: what it was trained with (optional)
 inputs:
-  tables/<paper>/<table>, claims/<paper>, rows/<n>, gallery/<n> and words/<n>, sources/<name>, models/<name>,
-  world/<archive>, and those that collections name
+  tables/<paper>/<table>, claims/<paper>, rows/<n>, gallery/<n>, words/<n>, captioned/<n>, sources/<name>,
+  models/<name>, world/<archive>, and those that collections name
 """
 
 from __future__ import annotations
@@ -24,13 +25,26 @@ from markupsafe import Markup
 
 from ovss.errors import UserError
 from ovss.jobs import JobContext
-from ovss.report import bars, captions, classes, figures, forest, formats, gallery, origins, summary, words, world
+from ovss.report import (
+    bars,
+    captioned,
+    captions,
+    classes,
+    figures,
+    forest,
+    formats,
+    gallery,
+    origins,
+    summary,
+    words,
+    world,
+)
 from ovss.report.colours import themed
 from ovss.report.inputs import Inputs, load
 from ovss.report.tableview import TableView, build
 
-GALLERY_IMAGES, WORDS_IMAGES = 3, 2
-GALLERY_BYTES, WORDS_BYTES = 1_200_000, 700_000
+GALLERY_IMAGES, WORDS_IMAGES, CAPTIONS = 3, 2, 4
+GALLERY_BYTES, WORDS_BYTES, CAPTION_BYTES = 1_200_000, 700_000, 300_000
 """Images per data set, and the size of all of a gallery together, that keep the page below 3 MB."""
 
 
@@ -103,7 +117,7 @@ class Page:
             papers=papers, cells=summary.cell_counts(grid for grids in self.grids.values() for grid in grids),
             claims=summary.claim_counts(claim for claims in self.inputs.claims.values() for claim in claims),
             marks=summary.MARKS, words=summary.WORDS, per_class=self._per_class(), curves=self._curves(),
-            galleries=self._galleries(), words_of=self._words(),
+            galleries=self._galleries(), words_of=self._words(), captioned=self._captioned(),
             collections=captions.load(self.params.get("collections") or [], self.directories),
             world=world.load(self.inputs.worlds), entries=shown, package_sets=origins.package_sets(shown),
         )  # fmt: skip
@@ -157,6 +171,9 @@ class Page:
     def _words(self) -> list[words.WordGallery]:
         entries = self._titled(self.params.get("words") or [])
         return words.build(entries, self.params.get("datasets", {}), self.inputs, WORDS_IMAGES, WORDS_BYTES)
+
+    def _captioned(self) -> list[captioned.Captioned]:
+        return captioned.build(self._titled(self.params.get("captioned") or []), self.inputs, CAPTIONS, CAPTION_BYTES)
 
     def _titled(self, entries: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
         """Entries of a gallery with the rows called as in their table."""

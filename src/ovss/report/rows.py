@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ovss import origin
 from ovss.errors import UserError
-from ovss.evaluation.bootstrap import Resampled, resample
+from ovss.evaluation.bootstrap import Resampled, resample, resample_items
 from ovss.evaluation.confusion import ConfusionCounts
+from ovss.evaluation.items import ITEMS_FILE, ItemCounts
 from ovss.evaluation.metrics import Absent, FloatArray, per_class_iou
 
 DECIMALS = 4
@@ -41,7 +44,11 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Score:
-    """A number with what it rests on: resampled values, row keys, images, per-class IoU in percent (NaN: absent)."""
+    """A number with what it rests on.
+
+    resampled: its values. keys: of the rows. images: ids of the images, or of the texts of a row that judges texts.
+    classes: per-class IoU in percent (NaN: absent); None for texts.
+    """
 
     resampled: Resampled
     keys: tuple[str, ...]
@@ -54,8 +61,8 @@ def key_of(directory: Path) -> str:
     return directory.name.rpartition(".")[2]
 
 
-def load_counts(directories: Sequence[Path]) -> ConfusionCounts:
-    """Counts of one row on one data set from its shards, each checked against its origin.
+def load_counts(directories: Sequence[Path]) -> ConfusionCounts | ItemCounts:
+    """Counts of one row on one data set from its shards, each checked against its origin: of pixels, or of texts.
 
     Raises:
         UserError: an origin is missing or edited, or the shards do not belong together.
@@ -66,9 +73,27 @@ def load_counts(directories: Sequence[Path]) -> ConfusionCounts:
         except UserError as error:
             raise UserError(f"origin missing or edited: {_without_folder(error, directory)}") from error
     try:
+        if directories and all((directory / ITEMS_FILE).is_file() for directory in directories):
+            return ItemCounts.concat([ItemCounts.load(directory) for directory in directories])
         return ConfusionCounts.concat([ConfusionCounts.load(directory) for directory in directories])
     except ValueError as error:
         raise UserError(_without_folder(error, *directories)) from error
+
+
+def counted(directories: Sequence[Path], resamples: int) -> Resampled:
+    """The image-text pairs that a training had (facts.json), which no resampling of test images changes.
+
+    Raises:
+        UserError: the training's directory is edited or lacks the number.
+    """
+    (directory,) = directories
+    origin.check(directory)
+    path = directory / "facts.json"
+    try:
+        pairs = float(json.loads(path.read_text(encoding="utf-8"))["pairs"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path.name}: no number of pairs ({error}); remove the directory and run again") from error
+    return Resampled(pairs, np.full(resamples, pairs))
 
 
 def _without_folder(error: ValueError, *directories: Path) -> str:
@@ -112,9 +137,14 @@ class Rows:
 
     def _compute(self, names: tuple[str, ...], measure: Measure) -> Score | UserError:
         directories = [self._directory(name) for name in names]
+        seed, resamples = self.bootstrap.seed, self.bootstrap.resamples
         try:
+            if measure.metric == "count":
+                return Score(counted(directories, resamples), self.keys(names))
             counts = load_counts(directories)
-            values = resample(counts, measure.metric, measure.absent, self.bootstrap.seed, self.bootstrap.resamples)
+            if isinstance(counts, ItemCounts):
+                return Score(resample_items(counts, measure.metric, seed, resamples), self.keys(names), counts.ids)
+            values = resample(counts, measure.metric, measure.absent, seed, resamples)
         except UserError as error:
             return error
         intersection, union = counts.intersections_unions()

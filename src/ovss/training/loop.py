@@ -16,6 +16,7 @@ from torch import nn
 
 from ovss.config.world import Schedule
 from ovss.errors import UserError
+from ovss.models.left_out import without_compiler
 
 Metrics = Mapping[str, float]
 
@@ -35,13 +36,17 @@ class Curves:
 
 @contextmanager
 def one_thread(seed: int) -> Iterator[None]:
-    """Run deterministically on one thread with torch's global generator seeded; both are put back afterwards."""
+    """Run deterministically on one thread with torch's global generator seeded; both are put back afterwards.
+
+    Functions that torch's compiler would be asked about within stay eager.
+    """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         torch.set_num_threads(1)
         try:
-            yield
+            with without_compiler():
+                yield
         finally:
             torch.set_num_threads(threads)
 

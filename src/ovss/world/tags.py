@@ -10,10 +10,8 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-from pydantic import Field
 
-from ovss.config.base import Strict
-from ovss.config.world import CaptionStyle, SceneStyle
+from ovss.config.world import WorldTexts
 from ovss.jobs import JobContext
 from ovss.world.captions import Caption, areas, write_caption
 from ovss.world.expressions import NAMES, expressions, is_person, targets
@@ -27,25 +25,6 @@ SHARDS = 2
 """Shards of each collection of pairs, whatever its size, so that their names are known."""
 SCENES_PER_OBJECT = 60
 """Scenes looked at for one object of a split, at most."""
-
-
-class WorldTexts(Strict):
-    """What to draw; an archive whose count is 0 is not written."""
-
-    variants: int = Field(default=48, ge=1, description="sprites per class, the same as the world's")
-    style: SceneStyle = Field(default=SceneStyle(), description="the scenes")
-    captions: CaptionStyle = Field(default=CaptionStyle(), description="the captions")
-    shapes: list[tuple[int, int, float]] = Field(
-        default=[(128, 160, 3), (160, 128, 1), (128, 128, 1), (128, 176, 1)], description="image rows, columns, weight"
-    )
-    tags: int = Field(default=0, ge=0, description="captions with true words (cc3m_for_evaluation.zip)")
-    masks: int = Field(default=0, ge=0, description="of these, captions with the mask of what they name")
-    concepts: int = Field(default=0, ge=0, description="images of each split of the list of concepts (NUS-WIDE.zip)")
-    objects: int = Field(default=0, ge=0, description="objects in each of val, testA, testB (refcoco.zip and others)")
-    cc3m: int = Field(default=0, ge=0, description="pairs to train on, as CC3M")
-    cc12m: int = Field(default=0, ge=0, description="pairs to train on, as CC12M")
-    mismatched: float = Field(default=0.2, ge=0, le=1, description="share of pairs whose caption is another scene's")
-    pair_side: int = Field(default=80, ge=8, description="long side of the images of pairs in pixels")
 
 
 def draw(seed: int, key: tuple[int, ...], params: WorldTexts, side: int | None = None) -> tuple[View, Caption]:

@@ -3,19 +3,27 @@
 The paper prints 149.6 M -> 150.2 M parameters (CLIP) and 178.3 M -> 179.3 M (TCL). Rank 10 on query and value of every
 attention and on the four 3x3 convolutions of TCL's grounder fits both; so does rank 4 on the feed-forward layers with
 rank 10 on the convolutions.
+
+``import peft`` costs 20 CPU seconds, 18 of them for transformers, whose models it knows and we never give it. It is
+imported without; afterwards transformers can be imported normally, but peft does not recognise its models.
 """
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
+import types
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ovss.errors import UserError
+from ovss.models.left_out import left_out
 from ovss.training.ttd.attention import split_attention
 
 Preset = Literal["qv10", "mlp4"]
@@ -25,6 +33,8 @@ CONVOLUTION_RANK = 10
 # The convolutions of TCL's grounder: two gated units in each stage of ``net``.
 CONVOLUTION = re.compile(r"(?:.*\.)?net\.\d+\.conv2?\.conv")
 ADAPTER = "default"
+_MODELS = "transformers"
+_PARTS = ("utils", "utils.hub", "modeling_outputs", "pytorch_utils", "integrations", "activations")
 
 
 @dataclass(frozen=True)
@@ -40,6 +50,34 @@ class LoraSettings:
     def linear_rank(self) -> int:
         """Rank of the adapters on linear layers."""
         return self.rank or RANKS[self.preset]
+
+
+def _stand_ins() -> dict[str, types.ModuleType | None]:
+    """Entries for sys.modules; what peft takes from transformers is empty classes, of which nothing is an instance."""
+    found: dict[str, types.ModuleType | None] = {}
+    for name in (_MODELS, *(f"{_MODELS}.{part}" for part in _PARTS)):
+        module = types.ModuleType(name)
+        module.__path__ = []
+        module.__getattr__ = _empty_class  # type: ignore[method-assign]
+        found[name] = module
+    vars(found[_MODELS])["__version__"] = version(_MODELS)
+    return found
+
+
+def _empty_class(name: str) -> type:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return type(name, (), {})
+
+
+def import_peft() -> Any:
+    """The package, imported when adapters are attached."""
+    if "peft" not in sys.modules and _MODELS not in sys.modules:
+        with left_out(_stand_ins()):
+            importlib.import_module("peft")
+        # It would ask whether weights are sharded, of a module of torch that transformers has always imported for it.
+        vars(importlib.import_module("peft.tuners.tuners_utils"))["_torch_supports_distributed"] = False
+    return importlib.import_module("peft")
 
 
 def target_names(model: nn.Module, preset: Preset) -> list[str]:
@@ -71,8 +109,7 @@ def attach(model: nn.Module, settings: LoraSettings, seed: int = 0, unread: Coll
     Returns:
         Number of parameters added.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
+    peft = import_peft()
     before = count(model)
     split_attention(model)
     names, rank, wide = target_names(model, settings.preset), settings.linear_rank, settings.convolution_rank
@@ -81,14 +118,14 @@ def attach(model: nn.Module, settings: LoraSettings, seed: int = 0, unread: Coll
     alphas = {name: settings.scale * each for name, each in pattern.items()}
     # LoraConfig declares whole numbers but uses any.
     alpha: Any = settings.scale * rank
-    config = LoraConfig(
+    config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, rank_pattern=pattern, alpha_pattern=alphas, lora_dropout=0.0,
         bias="none", target_modules="|".join(map(re.escape, names)),
     )  # fmt: skip
     on_meta = next(model.parameters()).is_meta
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=on_meta)
+        peft.inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=on_meta)
     for name, parameter in adapter_parameters(model):
         parameter.requires_grad_(not any(f"{name}.".startswith(f"{part}.") for part in unread))
     return count(model) - before

@@ -1,0 +1,44 @@
+"""Names in papers/*.yaml and params.yaml that nothing knows, refused before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+from ovss.config.papers import Cell, Paper
+from ovss.config.params import Scale
+from ovss.errors import UserError
+from ovss.plan.project import Project
+
+
+def check_row(project: Project, paper: Paper, where: str, cell: Cell) -> None:
+    """Refuse a method, a setting or a data set that nothing knows."""
+    methods, columns = project.methods, project.params.full.columns
+    if cell.method in methods:
+        for name in cell.settings.keys() - methods[cell.method]:
+            raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
+                           name, methods[cell.method])  # fmt: skip
+    elif cell.method not in paper.unwritten:
+        what = f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' does not list it"
+        raise _unknown(paper, f"{where}.run.method", what, cell.method, {*methods, *paper.unwritten})
+    if cell.dataset not in columns:
+        raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
+                       "(full.columns)", cell.dataset, columns)  # fmt: skip
+
+
+def check_data(project: Project, scale: Scale, column: str) -> None:
+    """Refuse a data set that datasets.yaml does not have."""
+    name, config = str(scale.columns[column]), project.datasets
+    if name not in config.datasets and name not in config.text_sources:
+        known = ", ".join(sorted([*config.datasets, *config.text_sources]))
+        raise UserError(
+            f"params.yaml: {project.params.scale}.columns.{column}: '{name}' is not a data "
+            f"set of datasets.yaml; it has: {known}"
+        )
+
+
+def _unknown(paper: Paper, key: str, what: str, name: str, known: Iterable[str]) -> UserError:
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" (did you mean '{near[0]}'?)" if near else ""
+    return UserError(f"papers/{paper.paper}.yaml: {key}: {what}{hint}; there are: {', '.join(names)}")
