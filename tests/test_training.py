@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +142,19 @@ def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
         return model.weight.item()
 
     assert final(0.9) < final(0.0) <= 5.5
+
+
+def test_an_optimiser_steps_alike_without_the_compiler() -> None:
+    code = (
+        "import sys, torch; from ovss.training.loop import one_thread\n"
+        "def stepped():\n"
+        "    weight = torch.nn.Parameter(torch.arange(4.0))\n"
+        "    optimiser = torch.optim.AdamW([weight], lr=0.1)\n"
+        "    for _ in range(3): optimiser.zero_grad(); weight.square().sum().backward(); optimiser.step()\n"
+        "    return weight.tolist()\n"
+        "with one_thread(0): without = stepped()\n"
+        "absent = 'torch._dynamo' not in sys.modules\n"
+        "print(absent, without == stepped(), without[0] == 0.0, without[3] < 2.9)\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("True True True True\n", "")
