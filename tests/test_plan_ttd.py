@@ -90,7 +90,8 @@ def test_rows_on_texts_have_a_task_and_no_class_names(tiny: Plan) -> None:
     assert "scales" not in cell(tiny, "table3.tcl_single_scale.CaptionIoU").params["protocol"]
     assert words is cell(tiny, "table2.b_s_image.f1"), "all measures of a row are one job"
     assert cell(tiny, "table10.tcl_ttd.mAP_NUSWIDE").params["task"] == "concepts"
-    assert words.group == masks.group.replace("tagmask", "tags") if masks.group else False
+    tuned = {cell(tiny, f"table5a.{row}.mIoU_VOC").group for row in ("both", "tag_only", "distill_only")}
+    assert tuned == {"tiny_voc2012_val-tuned"}, "one process for all tuned models, with a pass for each"
 
 
 def test_what_needs_another_model_says_so(tiny: Plan) -> None:

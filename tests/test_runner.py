@@ -6,6 +6,7 @@ import errno
 import sys
 import types
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,25 @@ def test_outputs_of_a_pass_that_were_finished_before_a_failure_stay(make: Callab
     with pytest.raises(RuntimeError, match="the second one"):
         runner.run_jobs(jobs, tmp_path, seed=7)
     assert files(tmp_path) == [f"{jobs[0].directory}/data.txt", f"{jobs[0].directory}/origin.json"]
+
+
+def test_a_process_makes_one_pass_for_each_model(
+    make: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [make(write, name=name) for name in ("m", "n")]
+    runner.run_jobs(models, tmp_path, seed=7)
+    seen: list[set[Path]] = []
+
+    def whole(ctx: JobContext) -> None:
+        seen.append({item.inputs["model"] for item in ctx.items.values()})
+        for name in ctx.items:
+            ctx.finish(name, {})
+
+    monkeypatch.setitem(STAGES, "pass", replace(STAGES["pass"], shares=("model",)))
+    rows = [make(whole, {"model": models[k % 2]}, group="pass", name=f"row{k}") for k in range(4)]
+    runner.run_jobs(rows, tmp_path, seed=7)
+    assert seen == [{tmp_path / models[0].directory}, {tmp_path / models[1].directory}]
+    assert all((tmp_path / row.done).is_file() for row in rows)
 
 
 def test_a_pass_that_forgets_an_output_is_an_error(make: Callable[..., Job], tmp_path: Path) -> None:

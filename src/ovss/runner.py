@@ -156,8 +156,16 @@ def _check_closure(jobs: Sequence[Job], before: set[str]) -> None:
         raise RuntimeError(f"{jobs[0].module} imported {', '.join(sorted(stray))}, which its key does not hold")
 
 
+def _passes(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs of one pass, or of several: those that agree in the inputs that their stage's passes share."""
+    shares, found = STAGES[jobs[0].stage].shares, dict[tuple[str, ...], list[Job]]()
+    for job in jobs:
+        found.setdefault(tuple(job.inputs[name].key for name in shares), []).append(job)
+    return list(found.values())
+
+
 def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
-    """Run one job, or the jobs of one pass in one process, each output appearing by one rename when complete.
+    """Run one job, or the jobs of one group in one process, each output appearing by one rename when complete.
 
     Raises:
         UserError: an input is missing, the disk is full, or what the stage module reports.
@@ -184,9 +192,10 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
                     context = JobContext(seed, where, job.params, inputs, folders[job.directory], scratch=scratch)
                     finish(job.directory, module.run(context))
             return
-        items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in jobs}
-        with _scratch(root, jobs) as scratch:
-            module.run(JobContext(seed, where, items=items, finish=finish, scratch=scratch))
+        for part in _passes(jobs):
+            items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in part}
+            with _scratch(root, part) as scratch:
+                module.run(JobContext(seed, where, items=items, finish=finish, scratch=scratch))
         if left := sorted(by_name.keys() - done):
             raise RuntimeError(f"{jobs[0].module} ended without finishing {', '.join(left)}")
 

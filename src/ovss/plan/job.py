@@ -26,8 +26,8 @@ def digest(value: Any) -> str:
 class Job:
     """One output directory ``work/<stage>/<name>.<key>`` and everything that decides what is in it.
 
-    ``name`` is for people and is not part of the key; ``group`` names the pass that makes this output together with
-    others (None: a process of its own); ``seed`` is part of the key of stages that draw random numbers.
+    ``name`` is for people and is not part of the key; ``group`` names the process that makes this output together with
+    others (None: one of its own); ``seed`` is part of the key of stages that draw random numbers.
     """
 
     stage: str

@@ -41,3 +41,11 @@ def weights_job(project: Project, weights: str) -> Job | str:
         return f"weights {weights} are not in weights.yaml"
     fetch = project.job("fetch", weights, entry.fetch_params(weights), {})
     return project.job("weights", weights, entry.convert_params(weights), {"file": fetch})
+
+
+def process_of(scale: Scale, model: Job) -> str:
+    """Which of a stage's jobs share a process: those of a model, at the tiny scales those of all tuned models.
+
+    There a job is shorter than the imports that it needs.
+    """
+    return "tuned" if scale.world is not None and model.stage == "train_ttd" else model.name

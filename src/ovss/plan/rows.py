@@ -13,7 +13,7 @@ from ovss.config.runs import Training
 from ovss.plan.check import check_data, check_row
 from ovss.plan.data import source_job
 from ovss.plan.job import Job
-from ovss.plan.models import model_job
+from ovss.plan.models import model_job, process_of
 from ovss.plan.project import Project
 from ovss.plan.text_rows import TextRows
 from ovss.plan.texts import own_texts, text_job
@@ -206,7 +206,7 @@ class Rows:
         modules = (f"ovss.methods.{params['method']}", *companions.get("modules", ()))
         index, count = params["shard"]
         shard = f"-{index:04d}of{count:04d}" if count > 1 else ""
-        group = f"{inputs['source'].name}-{inputs['model'].name}{shard}"
+        group = f"{inputs['source'].name}-{process_of(self.scale, inputs['model'])}{shard}"
         job = self.project.job("evaluate", _row_name(params, inputs) + shard, params, inputs,
                                modules=modules, packages=companions.get("packages", ()), group=group)  # fmt: skip
         return self._jobs.setdefault(job.key, job)

@@ -10,13 +10,15 @@ class Stage:
     """One kind of job.
 
     ``packages`` are names in the lock file whose versions are part of the key. ``is_pass``: the module makes several
-    outputs in one go; ``grouped``: it makes one, and a process may make several, one after the other.
+    outputs in one go, all of them with the same inputs ``shares``; ``grouped``: it makes one. A process may do several
+    of either, one after the other.
     """
 
     name: str
     module: str
     packages: tuple[str, ...]
     is_pass: bool = False
+    shares: tuple[str, ...] = ()
     grouped: bool = False
     seeded: bool = False
     memory_mb: int = 1000
@@ -26,6 +28,7 @@ class Stage:
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
 _EVALUATE = (*_DEEP, "scipy", "pillow")
+_IMAGES = ("model", "source")
 _ADAPTED = (*_DEEP, "pillow", "safetensors")
 _SENTENCES = ("sentence-transformers", "transformers", "tokenizers", "safetensors")
 _WEIGHTS = ("torch", "open-clip-torch", "timm", *_SENTENCES)
@@ -65,9 +68,27 @@ STAGES: dict[str, Stage] = {
             gpus=1,
         ),
         Stage("weights", "ovss.models.weights", _WEIGHTS, memory_mb=8000),
-        Stage("text", "ovss.models.text", _DEEP, is_pass=True, memory_mb=3000, gpus=1),
-        Stage("evaluate", "ovss.evaluation.evaluate", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
-        Stage("evaluate_texts", "ovss.evaluation.texts", _EVALUATE, is_pass=True, memory_mb=4000, minutes=240, gpus=1),
+        Stage("text", "ovss.models.text", _DEEP, is_pass=True, shares=("model",), memory_mb=3000, gpus=1),
+        Stage(
+            "evaluate",
+            "ovss.evaluation.evaluate",
+            _EVALUATE,
+            is_pass=True,
+            shares=_IMAGES,
+            memory_mb=4000,
+            minutes=240,
+            gpus=1,
+        ),
+        Stage(
+            "evaluate_texts",
+            "ovss.evaluation.texts",
+            _EVALUATE,
+            is_pass=True,
+            shares=_IMAGES,
+            memory_mb=4000,
+            minutes=240,
+            gpus=1,
+        ),
         Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),
         Stage("index", "ovss.retrieval.index", _SEARCH, seeded=True, memory_mb=12000, minutes=24 * 60),
         Stage(

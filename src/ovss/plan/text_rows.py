@@ -11,6 +11,7 @@ from ovss.config.params import Scale
 from ovss.config.texts import TASKS
 from ovss.plan.data import texts_job
 from ovss.plan.job import Job
+from ovss.plan.models import process_of
 from ovss.plan.project import Project
 from ovss.plan.training import PACKAGES
 
@@ -71,7 +72,9 @@ class TextRows:
         label = "-".join(words).replace("/", "_").replace(" ", "_")[:140]
         inputs, modules = {**models, "source": source}, (f"ovss.methods.{cell.method}",)
         packages = PACKAGES.get(str(cell.settings.get("scoring")), ())
-        group = f"{name}-{model}"
+        process = process_of(self.scale, models["model"])
+        # Tiny sources share a process as well.
+        group = process if self.scale.world is not None else f"{name}-{process}"
         return self.project.job(
             "evaluate_texts", label, params, inputs, modules=modules, group=group, packages=packages
         )

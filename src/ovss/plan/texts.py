@@ -8,6 +8,7 @@ from ovss.config.descriptions import description_set
 from ovss.config.params import Scale
 from ovss.plan.data import class_queries, fetch_job
 from ovss.plan.job import Job
+from ovss.plan.models import process_of
 from ovss.plan.project import Project
 
 
@@ -57,4 +58,4 @@ def text_job(project: Project, scale: Scale, dataset: str, names: str, texts: st
         params["template_lines"] = own.read_text(encoding="utf-8").splitlines()
     count = sum(len(names) for names in queries)
     name = f"{len(queries)}classes-{count}queries-{texts}-{model.name}"
-    return project.job("text", name, params, inputs, group=model.name)
+    return project.job("text", name, params, inputs, group=process_of(scale, model))
