@@ -442,3 +442,13 @@ def test_a_source_without_what_is_judged_by_is_refused(
     rows = {"it": WORDS["nouns"] if task == "tags" else SEGMENTED["maskclip"]}
     with pytest.raises(UserError, match=f"task '{task}' needs texts with .*, and text t0 has none"):
         run(tmp_path / "out", model, tmp_path, rows)
+
+
+def test_the_origin_of_a_tuned_row_says_how_many_pairs_there_were(tmp_path: Path) -> None:
+    assert trained_on(tmp_path) == {}
+    collections = {"cc3m": {"kept": 3, "pairs": 12, "expected": 20}, "cc12m": {"kept": 5, "pairs": 5, "expected": None}}
+    (tmp_path / "facts.json").write_text(json.dumps({"collections": collections}))
+    assert trained_on(tmp_path) == {"trained_on": "5 of 5 pairs of cc12m, 3 of 12 pairs of cc3m (20 expected)"}
+    (tmp_path / "facts.json").write_text("{}")
+    with pytest.raises(UserError, match=r"facts\.json: no record of the training .*remove the directory"):
+        trained_on(tmp_path)

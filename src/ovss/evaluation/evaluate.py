@@ -23,6 +23,7 @@ from ovss.evaluation.confusion import ConfusionCounts, count_pixels
 from ovss.evaluation.preprocess import resize_nearest
 from ovss.evaluation.progress import Progress
 from ovss.evaluation.row import Group, companion_loader, group_rows, model_opener, read_row
+from ovss.evaluation.trained_on import trained_on
 from ovss.jobs import Item, JobContext
 from ovss.models.clip import Clip, load_clip, without_text
 from ovss.models.features import Features
@@ -59,7 +60,8 @@ def run(ctx: JobContext) -> None:
             progress(done + 1)
     for row in rows:
         ConfusionCounts.collect(row.counts, row.num_classes).save(row.out)
-        ctx.finish(row.name, {"images": len(row.counts), "seconds": round(row.seconds, 3)})
+        facts = {"images": len(row.counts), "seconds": round(row.seconds, 3)}
+        ctx.finish(row.name, {**facts, **trained_on(model)})
 
 
 def label_tables(items: Mapping[str, Item]) -> dict[str, npt.NDArray[np.uint8]]:

@@ -25,6 +25,7 @@ from ovss.evaluation.caption_metrics import count_mask
 from ovss.evaluation.items import Concepts, ItemCounts, Mask, Words
 from ovss.evaluation.progress import Progress
 from ovss.evaluation.text_row import ImageTexts, Models, TextRow, read_row
+from ovss.evaluation.trained_on import trained_on
 from ovss.jobs import JobContext
 
 EXAMPLES = "examples"
@@ -62,7 +63,8 @@ def run(ctx: JobContext) -> None:
         look(looking, images, start, Models(model, ctx.machine.device), source.name)
     for row in rows:
         _COLLECT[row.task](row.found).save(row.out)
-        ctx.finish(row.name, {"texts": len(row.found), "seconds": round(row.seconds, 3)})
+        facts = {"texts": len(row.found), "seconds": round(row.seconds, 3)}
+        ctx.finish(row.name, {**facts, **trained_on(model)})
 
 
 def shard_range(texts: Sequence[Text], shard: Sequence[int]) -> tuple[int, int]:

@@ -11,7 +11,7 @@ class Stage:
 
     ``packages`` are names in the lock file whose versions are part of the key. ``is_pass``: the module makes several
     outputs in one go, all of them with the same inputs ``shares``; ``grouped``: it makes one. A process may do several
-    of either, one after the other.
+    of either, one after the other. ``tracked``: whether DVC keeps its outputs.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Stage:
     memory_mb: int = 1000
     minutes: int = 30
     gpus: int = 0
+    tracked: bool = True
 
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
@@ -41,7 +42,7 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("world", "ovss.world.build", ("numpy", "pillow"), seeded=True),
         Stage("world_texts", "ovss.world.tags", ("numpy", "pillow"), seeded=True),
-        Stage("by_hand", "ovss.data.by_hand", ()),
+        Stage("by_hand", "ovss.data.by_hand", (), tracked=False),
         Stage("fetch", "ovss.data.fetch", (), minutes=24 * 60),
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
         Stage("prepare_texts", "ovss.data.prepare_texts", ("numpy", "pillow"), minutes=240),
