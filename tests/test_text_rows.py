@@ -30,6 +30,7 @@ from ovss.evaluation.item_metrics import figure, value
 from ovss.evaluation.items import IDS_FILE, ITEMS_FILE, Concepts, ItemCounts, Mask, Words
 from ovss.evaluation.protocol import Protocol
 from ovss.evaluation.tag_metrics import class_map, count_words, pooled, sample_map
+from ovss.evaluation.trained_on import trained_on
 from ovss.jobs import Item, JobContext, Machine
 from ovss.methods import _ttd_maps, ttd_tags
 from ovss.methods._ttd_scores import TagSelection, select, tag_scores
