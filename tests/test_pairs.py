@@ -220,6 +220,17 @@ def test_the_worlds_pairs_are_shards_like_the_originals(tmp_path: Path) -> None:
         assert max(found.image.shape) == 80 and np.abs(found.image.astype(int) - view.image).mean() < 12
 
 
+def test_a_caption_is_read_without_its_image(crawled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index(crawled, tmp_path / "index")
+    pairs = Pairs(tmp_path / "index", crawled)
+    wanted = [found.caption for found in pairs.read(range(12))]
+    monkeypatch.setattr(Image, "open", lambda stream: pytest.fail("an image was opened"))
+    assert [pairs.caption(position) for position in range(12)] == wanted
+    (crawled / "cc3m_00000.tar").unlink()
+    with pytest.raises(UserError, match=r"cc3m_00000\.tar: not the shard that was indexed"):
+        pairs.caption(0)
+
+
 def test_no_more_is_read_ahead_than_promised() -> None:
     done, lock = [], threading.Lock()
 

@@ -323,3 +323,12 @@ def test_what_a_claim_wants(kind: str, margin: float, higher: bool, better: floa
         {"id": "c", "text": "t", "source": "s", "better": "t.a", "worse": "t.b", "kind": kind, "margin": margin}
     )
     assert claim.holds(better, worse, higher) is holds
+
+
+def test_every_model_of_ttd_sees_the_normalisation_that_it_was_trained_with() -> None:
+    paper = PAPERS["ttd"]
+    for name, table in paper.tables.items():
+        for row, column in ((row, column) for row in table.rows for column in table.columns):
+            if cell := paper.cell(name, row.id, column):
+                wanted = "clip" if cell.model == "clip_b16" else "imagenet"
+                assert cell.protocol.normalisation == wanted, (name, row.id)

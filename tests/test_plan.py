@@ -111,7 +111,8 @@ def test_equal_rows_of_two_tables_are_one_job(root: Path) -> None:
 def test_rows_of_one_source_and_model_share_a_pass(root: Path) -> None:
     plan = load_plan(root, "tiny")
     groups = {group: jobs for (stage, group), jobs in plan.groups.items() if stage == "evaluate"}
-    assert set(groups) == {f"tiny_{name}_val-clip" for name in ("voc2012", "context", "coco", "cityscapes", "ade20k")}
+    sources = ("voc2012", "context", "coco", "cityscapes", "ade20k")
+    assert {group for group in groups if group.endswith("-clip")} == {f"tiny_{name}_val-clip" for name in sources}
     views = {job.params["dataset"]["name"] for job in groups["tiny_voc2012_val-clip"]}
     assert views == {"tiny_voc21", "tiny_voc20"}
 
@@ -280,7 +281,7 @@ def test_dvc_knows_every_table_of_every_paper(root: Path) -> None:
               for name, paper in Project.load(root).papers.items() for table in paper.tables}  # fmt: skip
     assert known == tables
     tracked = {f"work/{name}" for name, stage in STAGES.items() if stage.tracked}
-    assert tracked == {next(iter(entry)) for entry in listed["outs"]}
+    assert tracked | {"results/${scale}/report"} == {next(iter(entry)) for entry in listed["outs"]}
     assert "work/by_hand" not in tracked, "links to what a person has placed"
 
 

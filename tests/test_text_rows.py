@@ -30,13 +30,15 @@ from ovss.evaluation.item_metrics import figure, value
 from ovss.evaluation.items import IDS_FILE, ITEMS_FILE, Concepts, ItemCounts, Mask, Words
 from ovss.evaluation.protocol import Protocol
 from ovss.evaluation.tag_metrics import class_map, count_words, pooled, sample_map
+from ovss.evaluation.text_row import Models
 from ovss.evaluation.trained_on import trained_on
 from ovss.jobs import Item, JobContext, Machine
 from ovss.methods import _ttd_maps, ttd_tags
 from ovss.methods._ttd_scores import TagSelection, select, tag_scores
 from ovss.models.clip import CONFIG_FILE, MERGES_FILE, WEIGHTS_FILE
 from ovss.models.tcl_checkpoint import split_state
-from ovss.models.text import encode_words
+from ovss.models.templates import TCL
+from ovss.models.text import encode_texts, encode_words, fill, mean_embedding
 from ovss.models.ttd_base import open_base
 from ovss.report.rows import Bootstrap, Measure, Rows
 
@@ -357,6 +359,17 @@ def test_masks_are_the_maps_above_the_threshold_and_expressions_do_not_compete(
         assert (picture > 0).sum() == found[name].arrays["counts"][0, :2].sum()
 
 
+def test_tcls_templates_are_averaged_for_texts_as_for_classes(model: Path, tmp_path: Path) -> None:
+    models, found = Models(model), []
+    for chosen in ({"templates": "tcl"}, {"templates": "own"}):
+        params = {**SEGMENTED["tcl"], "protocol": {**MASKS, **chosen}, "template_lines": list(TCL)}
+        found.append(models.features(stage.read_row("x", Item(params, {}, tmp_path)), ["a dog"])[0])
+    clip = models.base(ttd_tags.Settings()).clip
+    assert torch.equal(found[0], mean_embedding(encode_texts(clip, fill("a dog", TCL))))
+    assert torch.equal(found[1], encode_words(clip, ["a dog"], TCL)[0])
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+
+
 def test_shards_workers_and_company_change_no_byte(model: Path, source: Path, tmp_path: Path) -> None:
     rows = {**{name: WORDS[name] for name in ("pixel", "scores", "nouns")}, "tcl": SEGMENTED["tcl"]}
     whole = run(tmp_path / "whole", model, source, rows)
@@ -420,11 +433,15 @@ def test_a_language_model_chooses_without_images(
         ({"settings": {"base": "tcl", "threshold": 2.0}}, r"settings\.threshold"),
         ({"protocol": {**TAGS, "crop": 16, "stride": 8}}, r"protocol\.crop: .* whole image"),
         ({"protocol": {**TAGS, "pamr": True}}, r"protocol\.pamr"),
+        ({"protocol": {**TAGS, "score_size": "input"}}, r"protocol\.score_size"),
         ({"protocol": {**TAGS, "templates": "own"}}, "templates: 'own'"),
         ({"task": "concepts"}, r"protocol\.flip"),
         ({"task": "concepts", "protocol": {**TAGS, "flip": False}}, "different lists of concepts"),
         ({**SEGMENTED["tcl"], "protocol": {**MASKS, "background_threshold": None}}, "above which value"),
+        ({**SEGMENTED["maskclip"], "protocol": {**MASKS, "pamr": False, "crf": True, "background_threshold": 0.0}},
+         r"protocol\.background_threshold: 0\.0 .* above 0"),
         ({**SEGMENTED["tcl"], "settings": {"base": "tcl", "refine": "hq_sam"}}, r"settings\.refine"),
+        ({**SEGMENTED["tcl"], "settings": {"base": "tcl", "background_plane": "always"}}, r"settings\.background_pl"),
     ],
 )  # fmt: skip
 def test_rows_that_make_no_sense_are_refused(

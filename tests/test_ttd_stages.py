@@ -30,6 +30,7 @@ from ovss.models.ttd_base import open_base
 from ovss.training.ttd import prune_pairs, tagging, train, worker
 from ovss.training.ttd.bases import open_tower
 from ovss.training.ttd.loss import LossSettings
+from ovss.training.ttd.processes import Process
 from ovss.training.ttd.resume import STATE_FILE
 from ovss.training.ttd.settings import to_settings
 from ovss.training.ttd.step import TrainSettings
@@ -261,3 +262,43 @@ def test_two_processes_agree_with_one_and_pass_on_what_is_wrong(
     request = json.loads((tmp_path / "two.scratch" / worker.REQUEST_FILE).read_text())
     with pytest.raises(UserError, match=r"base 'tcl' needs a grounder"):
         worker.learn_together(worker.Request(**{**request, "params": {**request["params"], "base": "tcl"}}), 2)
+
+
+def _one_fails(request: worker.Request, process: Process) -> None:
+    if process.rank:
+        raise UserError("this process has found a damaged shard")
+    torch.distributed.all_reduce(torch.zeros(1))
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_error_of_the_process_that_fails_is_the_one_to_be_seen(
+    inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "START", "fork")
+    monkeypatch.setattr(worker, "learn", _one_fails)
+    request = worker.Request({}, {}, str(tmp_path), 5, "cpu", 1)
+    with pytest.raises(UserError, match=r"^this process has found a damaged shard$"):
+        worker.learn_together(request, 2)
+
+
+def test_more_processes_than_gpus_or_images_are_refused(inputs: dict[str, Path], tmp_path: Path) -> None:
+    params = job_params(TtdChoices(base="maskclip"), SCALE, NAMES)
+    given = {name: str(path) for name, path in {**inputs, "model": inputs["clip"]}.items()}
+    request = worker.Request(params, given, str(tmp_path), 5, "cuda", 1)
+    many = torch.cuda.device_count() + 1
+    with pytest.raises(UserError, match=rf"train\.ttd\.processes: {many} processes need as many GPUs"):
+        worker.learn_together(request, many)
+    with pytest.raises(UserError, match="5 processes cannot share a batch of 4; start fewer"):
+        worker.learn(request, Process(0, 5))
+
+
+def test_the_entry_for_torchrun_says_what_is_wrong_in_one_sentence(
+    inputs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = job_params(TtdChoices(base="tcl"), SCALE, NAMES)
+    given = {name: str(path) for name, path in {**inputs, "model": inputs["clip"]}.items()}
+    worker.write_request(worker.Request(params, given, str(tmp_path), 5, "cpu", 1))
+    assert worker.main([str(tmp_path / worker.REQUEST_FILE)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("train_ttd: ") and "base 'tcl' needs a grounder" in line

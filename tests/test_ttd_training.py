@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from ovss.models.openclip import open_clip
 from ovss.models.tcl import TclModel
 from ovss.models.weights import model_config
 from ovss.training.ttd.attention import SplitAttention, split_attention
-from ovss.training.ttd.augment import CropSettings, random_crop, valid_cells
+from ovss.training.ttd.augment import CropSettings, normalise, random_crop, valid_cells
 from ovss.training.ttd.batches import pair_batches, steps_of
 from ovss.training.ttd.fit import fit
 from ovss.training.ttd.grounder import conv_of_doubled
@@ -319,6 +320,15 @@ def test_crops_keep_their_picture_inside_the_box(size: tuple[int, int]) -> None:
     assert len(long_sides) > 3 and min(long_sides) >= 320 and max(long_sides) <= 448
 
 
+def test_colours_are_normalised_in_single_precision_one_by_one() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    mean, std = (np.asarray(each, np.float32) for each in (CropSettings().mean, CropSettings().std))
+    wanted = ((picture.astype(np.float32) / 255 - mean) / std).transpose(2, 0, 1)
+    found = np.empty((3, 40, 30), np.float32)
+    normalise(picture, CropSettings().mean, CropSettings().std, found)
+    assert found.tobytes() == wanted.tobytes()
+
+
 def test_valid_cells_are_those_with_their_centre_inside() -> None:
     cells = valid_cells(torch.tensor([[0, 7, 32, 21], [9, 0, 11, 32]]), 32, (4, 4))
     assert cells[0, 0].tolist() == [False, True, True, False]
@@ -379,6 +389,27 @@ def test_two_processes_train_like_one(tmp_path: Path) -> None:
     same(first, second, 1e-4)
 
 
+def _begun_differently(rank: int, folder: Path) -> None:
+    os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": (folder / "port").read_text()}  # fmt: skip
+    with joined() as process:
+        fit(adapted("maskclip"), stream, SETTINGS, "base", folder / str(rank), process)
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_that_do_not_see_the_same_saved_state_are_refused(tmp_path: Path) -> None:
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        fit(adapted("maskclip"), broken, SETTINGS, "base", tmp_path / "0")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (tmp_path / "port").write_text(str(free.getsockname()[1]))
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException, match=r"differ in the steps done \(0 to 2\)"):
+        torch.multiprocessing.start_processes(_begun_differently, (tmp_path,), 2, start_method="fork")
+
+
 class Numbered:
     """Ten pairs whose picture and caption say their number."""
 
@@ -410,3 +441,25 @@ def test_batches_start_at_any_step_and_are_shared_without_a_change() -> None:
         assert torch.equal(torch.cat([shares[0][step].images, shares[1][step].images]), each.images)
     with pytest.raises(UserError, match="10 pairs do not fill a batch of 11"):
         steps_of(10, 11)
+
+
+class Counted(Numbered):
+    """The same, counting what is read."""
+
+    def __init__(self) -> None:
+        self.read: list[int] = []
+
+    def __getitem__(self, position: int) -> Pair:
+        self.read.append(position)
+        return super().__getitem__(position)
+
+
+def test_the_next_batches_are_made_while_a_step_runs() -> None:
+    pairs, crops = Counted(), CropSettings(smallest=30, largest=50, side=40)
+    batches = pair_batches(pairs, 8, crops, 3, 0, Process(), workers=2)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while len(pairs.read) < 32 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.05)
+    assert len(pairs.read) == 32  # the batch in use, one put together, the crops of two more

@@ -55,6 +55,7 @@ def _device(asked: str) -> str:
     import torch
 
     if torch.cuda.is_available():
+        torch.backends.cudnn.allow_tf32 = False  # convolutions in float32, as everything is compared in
         return "cuda"
     if asked == "cuda":
         raise UserError("OVSS_DEVICE: 'cuda' was asked for and torch sees no GPU; check the driver or set it to cpu")

@@ -12,11 +12,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def in_order(
+    work: Callable[[Item], Result], items: Iterable[Item], workers: int, ahead: int | None = None
+) -> Iterator[Result]:
     """``work`` of each item, in the order of the items.
 
-    At most ``2 * workers`` results wait beside the one handed out; the number of workers changes nothing else. Stopping
-    early ends the threads.
+    At most ``ahead`` results (None: twice the workers) wait beside the one handed out; the number of workers changes
+    nothing else. Stopping early ends the threads.
     """
     if workers <= 1:
         yield from map(work, items)
@@ -24,7 +26,7 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], workers: int
     todo = iter(items)
     pool = ThreadPoolExecutor(workers)
     try:
-        waiting: deque[Future[Result]] = deque(pool.submit(work, item) for item in islice(todo, 2 * workers))
+        waiting: deque[Future[Result]] = deque(pool.submit(work, item) for item in islice(todo, ahead or 2 * workers))
         while waiting:
             result = waiting.popleft().result()
             waiting.extend(pool.submit(work, item) for item in islice(todo, 1))

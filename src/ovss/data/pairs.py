@@ -11,6 +11,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -127,14 +128,30 @@ class Pairs:
             UserError: its shard is missing or is no longer the one that was indexed.
         """
         row = self._row(position)
+        with self._shard(row) as (stem, stream):
+            key = _read(stream, int(row["image"]) - 512, 100).split(b"\0")[0].decode().partition(".")[0]
+            data = _read(stream, int(row["image"]), int(row["image_bytes"]))
+            caption = caption_of(_read(stream, int(row["text"]), int(row["text_bytes"])))
+            with Image.open(io.BytesIO(data)) as image:
+                return Pair(f"{stem}/{key}", np.array(image.convert("RGB")), caption)
+
+    def caption(self, position: int) -> str:
+        """The caption at a position; its image is not read.
+
+        Raises:
+            UserError: as for the pair.
+        """
+        row = self._row(position)
+        with self._shard(row) as (_, stream):
+            return caption_of(_read(stream, int(row["text"]), int(row["text_bytes"])))
+
+    @contextmanager
+    def _shard(self, row: np.void) -> Iterator[tuple[str, io.BufferedReader]]:
+        """Name and contents of a row's shard."""
         path = self._paths[int(row["shard"])]
         try:
             with path.open("rb") as stream:
-                key = _read(stream, int(row["image"]) - 512, 100).split(b"\0")[0].decode().partition(".")[0]
-                data = _read(stream, int(row["image"]), int(row["image_bytes"]))
-                caption = caption_of(_read(stream, int(row["text"]), int(row["text_bytes"])))
-            with Image.open(io.BytesIO(data)) as image:
-                return Pair(f"{path.stem}/{key}", np.array(image.convert("RGB")), caption)
+                yield path.stem, stream
         except UNREADABLE as error:
             raise UserError(f"{path}: not the shard that was indexed ({error}); index the pairs again") from error
 

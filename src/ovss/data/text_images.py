@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,7 @@ def read_texts(directory: Path) -> list[Text]:
 
 def _text(line: Mapping[str, Any]) -> Text:
     relevant = None if line["relevant"] is None else tuple(bool(value) for value in line["relevant"])
-    words = tuple(line["words"])
+    words = tuple(map(sys.intern, line["words"]))  # a list of concepts comes with every image
     if relevant is not None and len(relevant) != len(words):
         raise ValueError(f"{line['id']} has {len(words)} words and {len(relevant)} marks")
     return Text(line["id"], line["image"], line["caption"], words, relevant, line["mask"])

@@ -22,12 +22,12 @@ from ovss.evaluation.items import Concepts, Mask, Words
 from ovss.evaluation.protocol import Protocol
 from ovss.jobs import Item
 from ovss.models.templates import templates
-from ovss.models.text import fill, mean_feature
+from ovss.models.text import encode_texts, fill, mean_embedding, mean_feature
 from ovss.models.ttd_base import Base, BaseModel, open_base
 
 COMPANION = "companion_"
 # What texts have no use for.
-_UNUSED = ("prompt_denoising", "ambiguity_crop", "prob_threshold", "area_threshold", "descriptions")
+_UNUSED = ("prompt_denoising", "ambiguity_crop", "prob_threshold", "area_threshold", "descriptions", "score_size")
 _OF_MASKS = ("scales", "pamr", "crf", "background_threshold")
 
 
@@ -78,6 +78,9 @@ def read_row(name: str, item: Item) -> TextRow:
     settings = methods.read_settings(module.Settings, params["settings"], method)
     if getattr(settings, "refine", "none") != "none":
         raise UserError(f"settings.refine: '{settings.refine}' refines masks of classes, not of texts; set it to none")
+    if getattr(settings, "background_plane", "with_class") != "with_class":
+        raise UserError("settings.background_plane: no constant map stands beside texts, which do not compete; "
+                        "leave it at with_class")  # fmt: skip
     forms = templates(params["protocol"].get("templates", task), params.get("templates", params.get("template_lines")))
     return TextRow(
         name=name,
@@ -104,6 +107,11 @@ def _protocol(values: Mapping[str, Any], task: str, method: str) -> Protocol:
     if task in ("captions", "expressions"):
         if protocol.background_threshold is None:
             raise UserError("protocol.background_threshold: missing; state above which value a pixel belongs to a text")
+        if protocol.crf and protocol.background_threshold <= 0:
+            raise UserError(
+                f"protocol.background_threshold: {protocol.background_threshold} leaves a CRF no background; "
+                "give a number above 0"
+            )
         return protocol
     protocol.refuse(method, *_OF_MASKS, *(["flip"] if task == "concepts" else []))
     if protocol.crop is not None:
@@ -117,7 +125,7 @@ class Models:
     def __init__(self, directory: Path, device: str = "cpu") -> None:
         self.directory, self.device = directory, device
         self._bases: dict[str, BaseModel] = {}
-        self._features: dict[tuple[str, ...], dict[str, Tensor]] = {}
+        self._features: dict[tuple[bool, tuple[str, ...]], dict[str, Tensor]] = {}
 
     def base(self, settings: Any) -> BaseModel:
         """The model that settings name; MaskCLIP, which is CLIP alone, where they name none.
@@ -131,12 +139,16 @@ class Models:
         return self._bases[name]
 
     def features(self, row: TextRow, texts: Sequence[str]) -> Tensor:
-        """Features of texts in the row's templates, one by one so that none depends on the others: (n, D), unit."""
-        clip = self.base(row.settings).clip
-        made = self._features.setdefault(row.forms, {})
+        """Features of texts in the row's templates, one by one so that none depends on the others: (n, D), unit.
+
+        The templates ``tcl`` are averaged as the stage ``text`` does it, before embeddings get unit length.
+        """
+        clip, mean_first = self.base(row.settings).clip, row.protocol.templates == "tcl"
+        made = self._features.setdefault((mean_first, row.forms), {})
         for text in texts:
             if text not in made:
-                made[text] = mean_feature(clip, fill(text, row.forms))
+                prompts = fill(text, row.forms)
+                made[text] = mean_embedding(encode_texts(clip, prompts)) if mean_first else mean_feature(clip, prompts)
         if not texts:
             return torch.zeros(0, 0, device=clip.device)
         return torch.stack([made[text] for text in texts])

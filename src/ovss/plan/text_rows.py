@@ -24,7 +24,8 @@ METRICS: Mapping[str, frozenset[str]] = {
     "concepts": frozenset({"map"}),
 }
 """What can be measured at each task."""
-_NOT_ASKED = ("names", "descriptions", "score_size", "prob_threshold", "area_threshold")
+_AT_REST = {"descriptions": None, "score_size": "original", "prob_threshold": 0.0, "area_threshold": 0.0}
+"""Values that ask nothing of a text; others are handed on and refused there."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class TextRows:
         if isinstance(source, str):
             return source
         templates = cell.protocol.templates if cell.protocol.templates == "none" else protocol["templates"]
-        kept = {key: value for key, value in protocol.items() if key not in _NOT_ASKED}
+        asked = {key: value for key, value in protocol.items() if key not in _AT_REST or value != _AT_REST[key]}
+        kept = {key: value for key, value in asked.items() if key != "names"}
         params: dict[str, Any] = {
             "method": cell.method,
             "settings": dict(cell.settings),

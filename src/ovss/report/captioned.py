@@ -63,14 +63,14 @@ def build(entries: Sequence[Mapping[str, Any]], inputs: Inputs, texts: int, budg
         UserError: an input that an entry names is missing or damaged.
     """
     masked = _rows(entries, "captions", inputs)
-    worded = {title: _choices(row) for title, row in _rows(entries, "tags", inputs).items()}
+    worded = [(title, _choices(row)) for title, row in _rows(entries, "tags", inputs)]
     source = next((entry["source"] for entry in entries if entry["task"] == "captions"), None)
     if not masked or source is None:
         return []
     directory = inputs.sources.get(str(source).removeprefix("sources/"))
     if directory is None:
         raise UserError(f"params: no input '{source}' was given to the report; plan the report again")
-    kept = [{path.stem for path in (row / "examples").glob("*.png")} for row in masked.values()]
+    kept = [{path.stem for path in (row / "examples").glob("*.png")} for _, row in masked]
     found: list[Captioned] = []
     for text in read_texts(directory):
         if len(found) == texts:
@@ -84,9 +84,13 @@ def build(entries: Sequence[Mapping[str, Any]], inputs: Inputs, texts: int, budg
     return found
 
 
-def _rows(entries: Sequence[Mapping[str, Any]], task: str, inputs: Inputs) -> dict[str, Path]:
-    own = {input_of(entry["input"], inputs): str(entry["row"]) for entry in reversed(entries) if entry["task"] == task}
-    return {title: row for row, title in reversed(own.items())}
+def _rows(entries: Sequence[Mapping[str, Any]], task: str, inputs: Inputs) -> list[tuple[str, Path]]:
+    """Titles and directories of a task's rows, each directory once; rows of two tables may have one title."""
+    found: dict[Path, str] = {}
+    for entry in entries:
+        if entry["task"] == task:
+            found.setdefault(input_of(entry["input"], inputs), str(entry["row"]))
+    return [(title, row) for row, title in found.items()]
 
 
 def _choices(row: Path) -> dict[str, npt.NDArray[np.bool_]]:
@@ -96,20 +100,24 @@ def _choices(row: Path) -> dict[str, npt.NDArray[np.bool_]]:
 
 
 def _captioned(
-    text: Text, directory: Path, masked: Mapping[str, Path], worded: Mapping[str, Mapping[str, npt.NDArray[np.bool_]]]
+    text: Text,
+    directory: Path,
+    masked: Sequence[tuple[str, Path]],
+    worded: Sequence[tuple[str, Mapping[str, npt.NDArray[np.bool_]]]],
 ) -> Captioned:
     photo = _small(Image.fromarray(read_image(directory / text.image)))
     pictures = [Picture("image", jpeg_uri(photo), ""), _overlay("true mask", photo, directory / str(text.mask))]
-    pictures += [_overlay(title, photo, row / "examples" / f"{text.id}.png") for title, row in masked.items()]
-    true = list(text.relevant or ())
-    words = list(zip(text.words, true, strict=False))
-    chosen = [_choice(title, text, known[text.id]) for title, known in worded.items() if text.id in known]
+    pictures += [_overlay(title, photo, row / "examples" / f"{text.id}.png") for title, row in masked]
+    words = list(zip(text.words, text.relevant or [False] * len(text.words), strict=True))
+    chosen = [_choice(title, text, known[text.id]) for title, known in worded if text.id in known]
     return Captioned(text.id, words, pictures, chosen)
 
 
 def _choice(title: str, text: Text, chosen: npt.NDArray[np.bool_]) -> Chosen:
-    true = np.array(text.relevant or (), dtype=bool)
     words = list(zip(text.words, map(bool, chosen), strict=True))
+    if text.relevant is None:
+        return Chosen(title, words, "true words not known")
+    true = np.array(text.relevant, dtype=bool)
     right = int((true & chosen).sum())
     return Chosen(title, words, f"{right} of {int(true.sum())} true words, {int((chosen & ~true).sum())} others")
 

@@ -107,7 +107,8 @@ def _compare(entry: Mapping[str, Any], rows: Rows, kind: str, margin: float) -> 
             raise UserError(entry["why"])
         measure = Measure(entry.get("metric") or "miou", entry.get("absent") or "skip")
         better, worse = (rows.score(entry[side], measure) for side in ("better", "worse"))
-        difference = _paired(better, worse, entry.get("worse_column") not in (None, entry["column"]))
+        counts = measure.metric == "count"
+        difference = _paired(better, worse, entry.get("worse_column") not in (None, entry["column"]), counts)
     except UserError as error:
         return out | _numbers(None, rows) | {"verdict": "not_run", "why": str(error)}, None
     numbers = _numbers(difference, rows)
@@ -117,15 +118,17 @@ def _compare(entry: Mapping[str, Any], rows: Rows, kind: str, margin: float) -> 
     return out | numbers | {"verdict": bound.verdict(numbers["low"], numbers["high"])}, difference
 
 
-def _paired(better: Score, worse: Score, two_columns: bool) -> Resampled:
+def _paired(better: Score, worse: Score, two_columns: bool, counts: bool) -> Resampled:
     """The difference; two columns of a table may have different images, which are then resampled independently.
+
+    Numbers that ``counts`` has (of training pairs) are exact and rest on no images.
 
     Raises:
         UserError: different images in one column, or a single image, of which nothing can be resampled.
     """
     if better.images != worse.images and not two_columns:
         raise UserError(f"rows on different images ({len(better.images)} and {len(worse.images)}) cannot be paired")
-    if min(len(better.images), len(worse.images)) < 2:
+    if not counts and min(len(better.images), len(worse.images)) < 2:
         raise UserError("a single image says nothing about others")
     return better.resampled - worse.resampled
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ovss.config.ttd import IMAGENET_MEAN, IMAGENET_STD, Triple
 from ovss.errors import UserError
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -27,8 +28,8 @@ class CropSettings:
     smallest: int = 320
     largest: int = 640
     side: int = 448
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: Triple = IMAGENET_MEAN
+    std: Triple = IMAGENET_STD
     filter: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self) -> None:
@@ -53,6 +54,14 @@ def resized(image: NDArray[np.uint8], long_side: int, settings: CropSettings) ->
     return np.asarray(Image.fromarray(image).resize(size, FILTERS[settings.filter]))
 
 
+def normalise(picture: NDArray[np.uint8], mean: Triple, std: Triple, out: NDArray[np.float32]) -> None:
+    """(H, W, 3) -> ``out`` (3, H, W): RGB in 0..1 less the mean, by the deviation; by table, of 256 values."""
+    levels = np.arange(256, dtype=np.float32)[:, None] / 255
+    table = ((levels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)).T
+    for row, colour, plane in zip(table, picture.transpose(2, 0, 1), out, strict=True):
+        plane[...] = row[colour]
+
+
 def place(length: int, side: int, rng: np.random.Generator) -> tuple[int, int, int]:
     """Where an axis begins in the picture and in the crop, and how many pixels it shares."""
     spare = length - side
@@ -71,13 +80,12 @@ def random_crop(image: NDArray[np.uint8], settings: CropSettings, seed: int, pai
     """
     rng = np.random.default_rng([seed, pair])
     picture = resized(image, int(rng.integers(settings.smallest, settings.largest + 1)), settings)
-    mean, std = (np.asarray(each, np.float32) for each in (settings.mean, settings.std))
     from_y, to_y, rows = place(picture.shape[0], settings.side, rng)
     from_x, to_x, columns = place(picture.shape[1], settings.side, rng)
-    part = picture[from_y : from_y + rows, from_x : from_x + columns].astype(np.float32) / 255
-    crop = np.zeros((settings.side, settings.side, 3), np.float32)
-    crop[to_y : to_y + rows, to_x : to_x + columns] = (part - mean) / std
-    return Crop(torch.from_numpy(crop.transpose(2, 0, 1).copy()), (to_y, to_x, to_y + rows, to_x + columns))
+    part = picture[from_y : from_y + rows, from_x : from_x + columns]
+    crop = np.zeros((3, settings.side, settings.side), np.float32)
+    normalise(part, settings.mean, settings.std, crop[:, to_y : to_y + rows, to_x : to_x + columns])
+    return Crop(torch.from_numpy(crop), (to_y, to_x, to_y + rows, to_x + columns))
 
 
 def covered(start: Tensor, end: Tensor, side: int, cells: int) -> Tensor:

@@ -18,6 +18,9 @@ from ovss.training.ttd.augment import Crop, CropSettings, random_crop
 from ovss.training.ttd.processes import Process
 from ovss.training.ttd.step import Batch
 
+AHEAD = 2
+"""Batches whose crops are made while a step runs: fewer would keep a GPU waiting, since a step takes all at once."""
+
 
 class PairSource(Protocol):
     """Pairs by position, as ``ovss.data.pairs.Pairs`` has them."""
@@ -67,7 +70,7 @@ def pair_batches(
         seed: of order and crops.
         first: first step.
         process: this process.
-        workers: threads that read, decode and crop ahead.
+        workers: threads that read, decode and crop ahead, up to ``AHEAD`` batches.
     """
 
     def prepare(place: tuple[int, int]) -> tuple[Crop, str]:
@@ -76,9 +79,12 @@ def pair_batches(
         return random_crop(pair.image, crops, seed, number), pair.caption
 
     rows = process.share(batch)
-    stream = in_order(prepare, positions(len(pairs), batch, seed, first, process), workers)
-    while True:
-        yield make_batch(list(itertools.islice(stream, rows.stop - rows.start)))
+    count = rows.stop - rows.start
+    places = positions(len(pairs), batch, seed, first, process)
+    stream = in_order(prepare, places, workers, ahead=max(2 * workers, AHEAD * count))
+    views = (list(itertools.islice(stream, count)) for _ in itertools.count())
+    # Putting a batch together takes time too: it is done while the one before is learnt from.
+    return in_order(make_batch, views, min(workers, 2), ahead=1)
 
 
 def make_batch(views: Sequence[tuple[Crop, str]]) -> Batch:

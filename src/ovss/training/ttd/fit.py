@@ -19,7 +19,7 @@ from ovss.errors import UserError
 from ovss.training.loop import Curves, one_thread, open_curves
 from ovss.training.ttd.lora import adapter_state, refuse_dead, trained_parameters
 from ovss.training.ttd.merge import ADAPTERS_FILE, save_adapters
-from ovss.training.ttd.processes import Process, add_gradients, add_sums
+from ovss.training.ttd.processes import Process, add_gradients, add_sums, refuse_different
 from ovss.training.ttd.resume import STATE_FILE, load_state, save_state
 from ovss.training.ttd.step import Batch, TrainSettings, backward, learning_rate, make_optimiser
 from ovss.training.ttd.towers import Tower
@@ -65,6 +65,8 @@ def fit(
 def _run(tower: Tower, batches: Batches, settings: TrainSettings, base: str, out: Path, process: Process) -> None:
     optimiser, facts = make_optimiser(tower, settings), facts_of(settings, base)
     done, written = load_state(out / STATE_FILE, tower, optimiser, facts)
+    # Also: the first process removes the file at the end, which must not be before the last has read it.
+    refuse_different(process, done, "the steps done")
     curves_path = out / CURVES_FILE if process.rank == 0 else Path(os.devnull)
     with open_curves(curves_path) as file:
         curves = Curves(file)

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ovss.errors import UserError
+
 
 @dataclass(frozen=True)
 class Process:
@@ -43,10 +45,24 @@ def joined(device: str = "cpu") -> Iterator[Process]:
     if gpu:
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if gpu else "gloo")
-    try:
-        yield Process(dist.get_rank(), size, place)
-    finally:
-        dist.destroy_process_group()
+    yield Process(dist.get_rank(), size, place)
+    # Only if all went well: where one process fails, its end tells the others, and its error is the one to be seen.
+    dist.destroy_process_group()
+
+
+def refuse_different(process: Process, number: int, what: str) -> None:
+    """Check that all processes have a number in common; none goes on before all have said theirs.
+
+    Raises:
+        UserError: they differ; names ``what``.
+    """
+    if process.size == 1:
+        return
+    found = torch.tensor([number, -number], device=process.device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    most, least = int(found[0]), -int(found[1])
+    if most != least:
+        raise UserError(f"training: processes differ in {what} ({least} to {most}); let all see the same folder")
 
 
 def add_gradients(process: Process, parameters: Sequence[nn.Parameter]) -> None:

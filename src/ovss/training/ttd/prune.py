@@ -7,7 +7,7 @@ whole image and its mirror image at 224 pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,11 +54,6 @@ def kept(similarities: Tensor) -> Tensor:
     moments = Moments()
     moments.add(similarities)
     return similarities.double() > moments.threshold
-
-
-def kept_per_set(similarities: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``kept`` for each data set by its own statistics."""
-    return {name: kept(values) for name, values in similarities.items()}
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ from ovss.errors import UserError
 from ovss.evaluation.progress import Progress
 from ovss.jobs import JobContext
 from ovss.training.loop import one_thread
-from ovss.training.ttd.augment import FILTERS
+from ovss.training.ttd.augment import FILTERS, normalise
 from ovss.training.ttd.bases import BaseTower, open_tower
-from ovss.training.ttd.prune import Moments, pair_similarities
+from ovss.training.ttd.prune import Moments, kept, pair_similarities
 from ovss.training.ttd.settings import normalisation, whole_patches
 from ovss.training.ttd.sources import index_facts, kept_file
 from ovss.training.ttd.step import autocast
@@ -52,11 +52,10 @@ class Pruning:
         """The whole image, (H, W, 3) uint8 -> (3, S, S) float32 normalised."""
         side = self.job.side
         picture = Image.fromarray(image).resize((side, side), FILTERS[self.job.resize_filter])
-        mean, std = (
-            np.asarray(each, np.float32) for each in normalisation(self.tower.clip, self.job.mean, self.job.std)
-        )
-        values = (np.asarray(picture, np.float32) / 255 - mean) / std
-        return torch.from_numpy(values.transpose(2, 0, 1).copy())
+        mean, std = normalisation(self.tower.clip, self.job.mean, self.job.std)
+        square = np.empty((3, side, side), np.float32)
+        normalise(np.asarray(picture), mean, std, square)
+        return torch.from_numpy(square)
 
     def similarities(self, pairs: Pairs, first: int) -> Iterator[NDArray[np.float32]]:
         """Similarities of the pairs from ``first`` on, batch by batch."""
@@ -65,7 +64,8 @@ class Pruning:
             pair = pairs[position]
             return self.square(pair.image), pair.caption
 
-        stream = in_order(prepare, range(first, len(pairs)), self.workers)
+        ahead = max(2 * self.workers, 2 * self.job.batch)  # fewer would keep a GPU waiting
+        stream = in_order(prepare, range(first, len(pairs)), self.workers, ahead)
         while views := list(islice(stream, self.job.batch)):
             images = torch.stack([image for image, _ in views]).to(self.device, non_blocking=True)
             with autocast(self.device, self.job.precision):
@@ -110,7 +110,7 @@ def kept_rows_of(
     """Rows above mean plus deviation of the similarities (n,) of a collection, and what to say of them."""
     moments = Moments()
     moments.add(torch.from_numpy(similarities))
-    rows = np.flatnonzero(similarities.astype(np.float64) > moments.threshold)
+    rows = np.flatnonzero(kept(torch.from_numpy(similarities)).numpy())
     if not len(rows):
         raise UserError(f"{name}: no pair is more alike than the others; check model and images, or set pruning: none")
     print(f"{name}: {len(rows)} of {len(similarities)} pairs stay, above {moments.threshold:.4f}", file=sys.stderr)

@@ -30,8 +30,17 @@ class JoinedPairs:
 
     def __getitem__(self, position: int) -> Pair:
         """The pair at a position from 0."""
+        part, place = self._place(position)
+        return part[place]
+
+    def caption(self, position: int) -> str:
+        """The caption at a position; its image is not read."""
+        part, place = self._place(position)
+        return part.caption(place)
+
+    def _place(self, position: int) -> tuple[Pairs, int]:
         part = bisect.bisect_right(self._ends, position)
-        return self._parts[part][position - (self._ends[part - 1] if part else 0)]
+        return self._parts[part], position - (self._ends[part - 1] if part else 0)
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,11 @@ def batch_losses(
     tower: Tower, batch: Batch, settings: LossSettings, precision: Precision, device: torch.device
 ) -> Losses:
     """Both losses of every image; towers under autocast, maps and losses in float32."""
+    scale, bias = settings.sigmoid(tower.sigmoid)  # read before the towers run: it waits for the GPU
     with autocast(device, precision):
         pixels = tower.pixels(batch.images.to(device, non_blocking=True))
         texts = encode_texts(tower.clip, batch.captions)
         tags, present = encode_words(tower, batch.words, device)
-    scale, bias = settings.sigmoid(tower.sigmoid)
     settings = replace(settings, scale=scale, bias=bias)
     valid = valid_cells(batch.boxes, batch.images.shape[-1], (pixels.shape[1], pixels.shape[2])).flatten(1)
     valid = (valid if settings.ignore_padding else torch.ones_like(valid)).to(device)

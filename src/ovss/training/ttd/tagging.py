@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +21,22 @@ from ovss.data.captions_words import CaptionWords, nouns
 from ovss.evaluation.progress import Progress
 from ovss.methods._ttd_llm import LanguageModel, llm_tags
 from ovss.retrieval.taggers import load_tagger
-from ovss.training.ttd.batches import PairSource
 from ovss.training.ttd.step import Batch
 
 Tags = Callable[[Sequence[str]], list[list[bool]]]
 """From captions to which of the words of each are selected, (n) bool."""
 PART = 1024
 _ARRAYS = ("keys", "lengths", "chosen")
+
+
+class Captions(Protocol):
+    """Captions by position, as ``ovss.data.pairs.Pairs`` has them without reading images."""
+
+    def __len__(self) -> int:
+        """Number of captions."""
+
+    def caption(self, position: int) -> str:
+        """The caption at a position."""
 
 
 def noun_tags(name: str) -> Tags:
@@ -41,7 +50,7 @@ def with_tags(batches: Iterable[Batch], tags: Tags | None) -> Iterator[Batch]:
     return (batch if tags is None else replace(batch, chosen=tags(batch.captions)) for batch in batches)
 
 
-def ask_llm(pairs: PairSource, load: Callable[[], LanguageModel], folder: Path, part: int = PART) -> None:
+def ask_llm(pairs: Captions, load: Callable[[], LanguageModel], folder: Path, part: int = PART) -> None:
     """Ask a language model about the captions of all pairs and keep its answers in ``folder``.
 
     Args:
@@ -57,7 +66,7 @@ def ask_llm(pairs: PairSource, load: Callable[[], LanguageModel], folder: Path, 
     progress = Progress("language model", len(pairs), "captions")
     for path, (start, end) in zip(paths, pairwise(starts), strict=True):
         if model is not None and not path.exists():
-            captions = [pairs[position].caption for position in range(start, end)]
+            captions = [pairs.caption(position) for position in range(start, end)]
             _save(path, captions, llm_tags([CaptionWords.of(caption) for caption in captions], model))
             progress(end)
 

@@ -9,6 +9,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 from ovss.methods._ttd_llm import load_llm
@@ -68,6 +70,8 @@ def _learn(request: Request, sources: Sources) -> None:
             raise UserError(f"train_ttd: tagging: llm needs a language model; name one as the input {LLM}")
         device = "auto" if request.device == "cuda" else "cpu"
         ask_llm(sources.pairs, partial(load_llm, request.paths[LLM], device), Path(request.folder))
+        if request.device == "cuda":
+            torch.cuda.empty_cache()  # what the language model took, also for other processes
     if job.processes > 1:
         learn_together(request, job.processes)
     else:

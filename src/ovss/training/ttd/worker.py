@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import multiprocessing
 
 from ovss.config.base import validate
@@ -66,6 +67,8 @@ def learn(request: Request, process: Process) -> None:
         UserError: model, pairs or settings cannot be used, or the training fails (``ovss.training.ttd.fit``).
     """
     job, paths, seed = request.job, request.paths, request.seed
+    if process.size > job.batch:
+        raise UserError(f"training: {process.size} processes cannot share a batch of {job.batch}; start fewer")
     pairs = open_sources(paths, job.collections).pairs
     tower = open_tower(paths["model"], job.base, job.coarse)
     settings, crops = to_settings(job, tower.clip, len(pairs), seed)
@@ -89,8 +92,11 @@ def learn_together(request: Request, processes: int) -> None:
     """``learn`` in so many new processes of this machine; they end when this one does.
 
     Raises:
-        UserError: as ``learn``.
+        UserError: as ``learn``, or there are fewer GPUs than processes.
     """
+    if request.device == "cuda" and processes > torch.cuda.device_count():
+        there = torch.cuda.device_count()
+        raise UserError(f"train.ttd.processes: {processes} processes need as many GPUs, there are {there}; lower it")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -119,8 +125,12 @@ def write_request(request: Request) -> None:
 def main(arguments: list[str]) -> int:
     """Entry point for torchrun."""
     request = Request(**json.loads(Path(arguments[0]).read_text(encoding="utf-8")))
-    with joined(request.device) as process:
-        learn(request, process)
+    try:
+        with joined(request.device) as process:
+            learn(request, process)
+    except UserError as error:
+        print(f"train_ttd: {error}", file=sys.stderr)
+        return 2
     return 0
 
 
