@@ -27,7 +27,7 @@ for group in flow.passes(
         priority: len(group.outputs)
         retries: 1
         resources:
-            **flow.resources(group.stage),
+            **group.resources,
         params:
             command=group.command,
         shell:

@@ -16,7 +16,7 @@ for group in flow.passes("table"):
         benchmark:
             group.benchmark
         resources:
-            **flow.resources(group.stage),
+            **group.resources,
         params:
             command=group.command,
         shell:

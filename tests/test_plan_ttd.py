@@ -13,6 +13,7 @@ from ovss.jobs import JobContext, Machine
 from ovss.plan.job import Job
 from ovss.plan.plan import Plan, load_plan
 from ovss.plan.rows import Empty
+from ovss.plan.workflow import Workflow
 
 FILES = ("params.yaml", "datasets.yaml", "weights.yaml", "papers", "src", "envs")
 
@@ -92,6 +93,15 @@ def test_rows_on_texts_have_a_task_and_no_class_names(tiny: Plan) -> None:
     assert cell(tiny, "table10.tcl_ttd.mAP_NUSWIDE").params["task"] == "concepts"
     tuned = {cell(tiny, f"table5a.{row}.mIoU_VOC").group for row in ("both", "tag_only", "distill_only")}
     assert tuned == {"tiny_voc2012_val-tuned"}, "one process for all tuned models, with a pass for each"
+
+
+def test_a_training_of_several_processes_asks_for_as_many_gpus(copy: Path) -> None:
+    text = (copy / "params.yaml").read_text(encoding="utf-8")
+    (copy / "params.yaml").write_text(text.replace("ttd: &ttd {", "ttd: &ttd {processes: 4, "), encoding="utf-8")
+    flow = Workflow(copy, load_plan(copy, "smoke"), full_graph=True)
+    wanted = {each.stage: each.resources for each in flow.passes("train_ttd", "evaluate")}
+    assert (wanted["train_ttd"]["gpu"], wanted["train_ttd"]["mem_mb"]) == (4, 16000)
+    assert wanted["evaluate"]["gpu"] == 1
 
 
 def test_what_needs_another_model_says_so(tiny: Plan) -> None:

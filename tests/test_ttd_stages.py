@@ -302,3 +302,23 @@ def test_the_entry_for_torchrun_says_what_is_wrong_in_one_sentence(
     assert worker.main([str(tmp_path / worker.REQUEST_FILE)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("train_ttd: ") and "base 'tcl' needs a grounder" in line
+
+
+def _hears_the_end_of_its_parent(request: worker.Request, process: Process) -> None:
+    heard = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    (Path(request.folder) / str(process.rank)).write_text(str(heard))
+
+
+@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_processes_hear_the_end_of_a_parent_that_runs_in_the_background(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "START", "fork")
+    monkeypatch.setattr(worker, "learn", _hears_the_end_of_its_parent)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell does for a command followed by &
+    try:
+        worker.learn_together(worker.Request({}, {}, str(tmp_path), 5, "cpu", 1), 2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert [(tmp_path / str(rank)).read_text() for rank in range(2)] == ["True", "True"]

@@ -188,6 +188,7 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
         by_name = {job.directory: job for job in jobs}
         if not STAGES[jobs[0].stage].is_pass:
             for job in jobs:
+                started = time.time() if done else started
                 with _scratch(root, [job]) as scratch:
                     inputs = _inputs(job, root)
                     context = JobContext(seed, where, job.params, inputs, folders[job.directory], scratch=scratch)

@@ -89,7 +89,9 @@ class TtdLoop(Strict):
         default=500, ge=1, description="steps between saved states, from which a killed run goes on"
     )
     log_every: int = Field(default=50, ge=1, description="steps between lines of curves.csv")
-    processes: int = Field(default=1, ge=1, description="processes that share every batch, one GPU each")
+    processes: int = Field(
+        default=1, ge=1, description="processes that share every batch; each has a GPU, memory and workers of its own"
+    )
 
     @field_validator("largest")
     @classmethod
@@ -135,7 +137,7 @@ def job_params(
     mean: Triple | None = None,
     std: Triple | None = None,
 ) -> dict[str, Any]:
-    """Parameters of ``train_ttd`` as JSON values: what its numbers depend on, and nothing else."""
+    """Parameters of ``train_ttd`` as JSON values: what its numbers depend on, and how often it is saved and shown."""
     learning = choices.model_dump(include=set(TtdLearning.model_fields))
     loop = scale.model_dump(include=set(TtdLoop.model_fields))
     job = TtdJob(**learning, **loop, collections=collections, mean=mean, std=std)

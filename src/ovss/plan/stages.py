@@ -42,11 +42,11 @@ STAGES: dict[str, Stage] = {
     for stage in (
         Stage("world", "ovss.world.build", ("numpy", "pillow"), seeded=True),
         Stage("world_texts", "ovss.world.tags", ("numpy", "pillow"), seeded=True),
-        Stage("by_hand", "ovss.data.by_hand", (), tracked=False),
+        Stage("by_hand", "ovss.data.by_hand", (), tracked=False, minutes=24 * 60),
         Stage("fetch", "ovss.data.fetch", (), minutes=24 * 60),
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
         Stage("prepare_texts", "ovss.data.prepare_texts", ("numpy", "pillow"), minutes=240),
-        Stage("index_pairs", "ovss.data.index_pairs", ("numpy", "pillow"), minutes=24 * 60),
+        Stage("index_pairs", "ovss.data.index_pairs", ("numpy", "pillow"), memory_mb=2000, minutes=24 * 60),
         Stage("train_clip", "ovss.training.clip", _DEEP, seeded=True, memory_mb=3000, minutes=120),
         Stage("train_dino", "ovss.training.dino", _DEEP, seeded=True, memory_mb=3000, minutes=120),
         Stage("train_tcl", "ovss.training.tcl", _DEEP, seeded=True, memory_mb=3000, minutes=120),

@@ -24,6 +24,7 @@ class Pass:
     outputs: list[str]
     log: str
     benchmark: str
+    resources: dict[str, int]
     command: str
 
 
@@ -94,11 +95,11 @@ class Workflow:
         return f"benchmarks/{stage}/{{name}}.{{key}}.tsv"
 
     @staticmethod
-    def resources(stage: str) -> dict[str, int]:
-        """Memory (MB), time (minutes) and GPUs of a stage; more memory at the second attempt."""
+    def resources(stage: str, processes: int = 1) -> dict[str, int]:
+        """Memory (MB), time (minutes) and GPUs of a stage whose job starts so many processes."""
         kind = STAGES[stage]
-        wanted = {"mem_mb": kind.memory_mb, "runtime": kind.minutes}
-        return {**wanted, "gpu": kind.gpus} if kind.gpus else wanted
+        wanted = {"mem_mb": processes * kind.memory_mb, "runtime": kind.minutes}
+        return {**wanted, "gpu": processes * kind.gpus} if kind.gpus else wanted
 
     def passes(self, *stages: str) -> Iterator[Pass]:
         """The passes of some stages that have outputs still to make (all of them with ``full_graph=1``)."""
@@ -115,6 +116,7 @@ class Workflow:
                     [job.done for job in missing],
                     f"logs/{name}.{seal}.log",
                     f"benchmarks/{name}.{seal}.tsv",
+                    self.resources(stage, max(int(job.params.get("processes", 1)) for job in missing)),
                     f"{self.command} job --scale {self.plan.scale} --pass {name} --seal {seal}",
                 )
 

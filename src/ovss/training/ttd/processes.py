@@ -43,6 +43,7 @@ def joined(device: str = "cpu") -> Iterator[Process]:
     gpu = torch.device(device).type == "cuda"
     place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if gpu else torch.device(device)
     if gpu:
+        torch.backends.cudnn.allow_tf32 = False  # as the runner sets it for its own process
         torch.cuda.set_device(place)
     dist.init_process_group("nccl" if gpu else "gloo")
     yield Process(dist.get_rank(), size, place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -110,6 +111,8 @@ def learn_together(request: Request, processes: int) -> None:
 
 
 def _one_of(rank: int, request: Request, size: int, port: int) -> None:
+    # The signal that the parent has ended; jobs in the background of a shell script are born deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     with joined(request.device) as process:
