@@ -1,6 +1,7 @@
 # Passes: one process opens the images (or encodes the words) once and makes every output that is still missing,
 # each of which appears under its own key. One rule a pass, since a pass has as many outputs as are missing; the longest
-# come first. TTD's trainings of a base share a process at the tiny scales, where each is shorter than its imports.
+# come first, and before them what others wait for. TTD's trainings of a base share a process at the tiny scales, where
+# each is shorter than its imports.
 
 for group in flow.passes(
     "text",
@@ -24,7 +25,7 @@ for group in flow.passes(
             group.log,
         benchmark:
             group.benchmark
-        priority: len(group.outputs)
+        priority: group.priority
         retries: 1
         resources:
             **group.resources,

@@ -11,7 +11,7 @@ class Stage:
 
     ``packages`` are names in the lock file whose versions are part of the key. ``is_pass``: the module makes several
     outputs in one go, all of them with the same inputs ``shares``; ``grouped``: it makes one. A process may do several
-    of either, one after the other. ``tracked``: whether DVC keeps its outputs.
+    of either, one after the other. ``tracked``: whether DVC keeps its outputs. ``early``: much waits for it.
     """
 
     name: str
@@ -25,6 +25,7 @@ class Stage:
     minutes: int = 30
     gpus: int = 0
     tracked: bool = True
+    early: bool = False
 
 
 _DEEP = ("numpy", "torch", "open-clip-torch", "timm")
@@ -63,6 +64,7 @@ STAGES: dict[str, Stage] = {
             "ovss.training.ttd.train",
             (*_ADAPTED, "peft"),
             grouped=True,
+            early=True,
             seeded=True,
             memory_mb=4000,
             minutes=72 * 60,

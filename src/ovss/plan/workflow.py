@@ -13,6 +13,8 @@ from ovss.plan.job import Job
 from ovss.plan.plan import Plan, load_plan
 from ovss.plan.stages import STAGES
 
+_EARLY = 1000
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -25,6 +27,7 @@ class Pass:
     log: str
     benchmark: str
     resources: dict[str, int]
+    priority: int
     command: str
 
 
@@ -117,6 +120,7 @@ class Workflow:
                     f"logs/{name}.{seal}.log",
                     f"benchmarks/{name}.{seal}.tsv",
                     self.resources(stage, max(int(job.params.get("processes", 1)) for job in missing)),
+                    len(missing) + _EARLY * STAGES[stage].early,
                     f"{self.command} job --scale {self.plan.scale} --pass {name} --seal {seal}",
                 )
 
