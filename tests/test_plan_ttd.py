@@ -104,6 +104,13 @@ def test_a_training_of_several_processes_asks_for_as_many_gpus(copy: Path) -> No
     assert wanted["evaluate"]["gpu"] == 1
 
 
+def test_a_row_that_measures_another_thing_says_so_to_its_table(tiny: Plan) -> None:
+    rows = {row["id"]: row["cells"] for row in tiny.tables["ttd", "table3"].params["table"]["rows"]}
+    assert rows["tcl_pooled"]["CaptionIoU"]["metric"] == "caption_iou_pooled"
+    assert "metric" not in rows["tcl"]["CaptionIoU"]
+    assert rows["tcl_pooled"]["CaptionIoU"]["inputs"] == rows["tcl"]["CaptionIoU"]["inputs"]
+
+
 def test_what_needs_another_model_says_so(tiny: Plan) -> None:
     assert "llm" in reason(tiny, "table2.a_vicuna_7b.recall")
     assert "hq_sam" in reason(tiny, "table12.tcl_ttd_sam.mIoU_VOC")

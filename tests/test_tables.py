@@ -163,6 +163,16 @@ def test_full_scale_shows_the_difference(make: Make) -> None:
     assert found["difference"] == pytest.approx(found["ours"] - 40.0, abs=1e-4)
 
 
+def test_a_row_can_measure_another_thing_in_a_column(make: Make) -> None:
+    rows = [row(name, "run", {"VOC": None, "ADE": None, "Avg": None},
+                {"VOC": {"inputs": ["rows/0"], **more}, "ADE": {"why": "none"}})
+            for name, more in (("ours", {}), ("missed", {"metric": "fnr"}))]  # fmt: skip
+    table = make(params(rows=rows))
+    values = [cell(table, name, "VOC")["ours"] for name in ("ours", "missed")]
+    expected = [interval(VOC, seed=5, resamples=60, metric_name=name)[0] for name in ("miou", "fnr")]
+    assert values == [pytest.approx(value, abs=1e-4) for value in expected] and values[0] != values[1]
+
+
 def test_a_column_can_have_its_own_metric_and_the_table_its_absent_convention(make: Make) -> None:
     columns = [column("VOC", "tiny_voc", metric="fpr"), column("ADE", "tiny_ade"), column("Avg", None)]
     table = make(params(columns=columns, absent="zero"))

@@ -71,6 +71,8 @@ class Tables:
                 continue
             made = self._cell(paper, table_name, row.id, column)
             cells[column] = {"why": made.why} if isinstance(made, Empty) else {"inputs": inputs.add(made)}
+            if row.run is not None and column in row.run.metrics:
+                cells[column]["metric"] = row.run.metrics[column]
         reasons = [cell["why"] for cell in cells.values() if "why" in cell]
         unmade = row.run is not None and len(reasons) == len(cells) and any("not implemented" in why for why in reasons)
         run = row.run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,8 @@ class Grid:
         cell = line.get("cells", {}).get(column, {})
         if not cell.get("inputs"):
             raise UserError(_why_empty(line, cell))
-        return self.rows.score(cell["inputs"], self.measure(column))
+        measure = self.measure(column)
+        return self.rows.score(cell["inputs"], replace(measure, metric=cell.get("metric", measure.metric)))
 
     def _combine(self, derived: Mapping[str, Any], places: Mapping[str, tuple[str, str]]) -> Score:
         parts = []
