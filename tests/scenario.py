@@ -29,7 +29,7 @@ def reduce_plan(folder: Path) -> None:
     smoke = params["smoke"]
     smoke["columns"] = {name: smoke["columns"][name] for name in ("VOC21", "ADE")}
     smoke["tables"] = ["freecp.table1"]
-    smoke["train"]["dino"] = {}
+    smoke["train"] |= {"dino": {}, "tcl": {}}
     smoke["train"]["clip"]["clip"]["schedule"] |= {"steps": 4, "batch": 8, "log_every": 2}
     smoke["bootstrap"]["resamples"] = 50
     for data in smoke["world"]["data"].values():

@@ -194,11 +194,11 @@ def refuse_damage(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"model\.safetensors: this file is missing"):
         load_companion(directory)
-    (directory / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match=r"config\.json: model_type 'bert' is not one of maskformer"):
-        load_companion(directory)
     (directory / "preprocess.json").unlink()
     with pytest.raises(UserError, match=r"preprocess\.json: not a readable record"):
+        load_companion(directory)
+    (directory / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(UserError, match=r"config\.json: model_type 'bert' is not one of maskformer"):
         load_companion(directory)
 
 
