@@ -50,7 +50,8 @@ def test_a_table_equals_the_published_one_in_both_directions(paper: str, table: 
 
 
 def test_every_table_with_published_numbers_has_its_csv() -> None:
-    ours = {(name, table) for name, paper in PAPERS.items() for table in paper.tables if name != "beyond"}
+    ours = {(name, key) for name, paper in PAPERS.items() for key, table in paper.tables.items()
+            if any(value is not None for row in table.rows for value in row.published.values())}  # fmt: skip
     assert ours == set(TABLES)
 
 
