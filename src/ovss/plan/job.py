@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,11 @@ def canonical(value: Any) -> str:
 def digest(value: Any) -> str:
     """Content key of a JSON value: the first 16 hex digits of its sha256."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:KEY_LENGTH]
+
+
+def file_name(words: Iterable[str], length: int = 140) -> str:
+    """A job's name for people, as part of a path."""
+    return "-".join(words).replace("/", "_").replace(" ", "_")[:length]
 
 
 @dataclass(frozen=True, eq=False)

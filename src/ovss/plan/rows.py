@@ -12,7 +12,7 @@ from ovss.config.params import Scale
 from ovss.config.runs import Training
 from ovss.plan.check import check_data, check_row
 from ovss.plan.data import source_job
-from ovss.plan.job import Job
+from ovss.plan.job import Job, file_name
 from ovss.plan.models import model_job, process_of
 from ovss.plan.project import Project
 from ovss.plan.text_rows import TextRows
@@ -225,4 +225,4 @@ def _row_name(params: Mapping[str, Any], inputs: Mapping[str, Job]) -> str:
     settings = [str(value) for _, value in sorted(params["settings"].items())]
     words = [params["dataset"]["name"], inputs["model"].name, params["method"], *settings,
              f"s{protocol['short_side']}{window}", protocol["names"]]  # fmt: skip
-    return "-".join(words).replace("/", "_").replace(" ", "_")[:150]
+    return file_name(words, 150)

@@ -10,7 +10,7 @@ from ovss.config.papers import Cell
 from ovss.config.params import Scale
 from ovss.config.texts import TASKS
 from ovss.plan.data import texts_job
-from ovss.plan.job import Job
+from ovss.plan.job import Job, file_name
 from ovss.plan.models import process_of
 from ovss.plan.project import Project
 from ovss.plan.training import PACKAGES
@@ -71,7 +71,7 @@ class TextRows:
             params["template_lines"] = own.read_text(encoding="utf-8").splitlines()
         model = models["model"].name
         words = [name, model, cell.method, *(str(value) for _, value in sorted(cell.settings.items()))]
-        label = "-".join(words).replace("/", "_").replace(" ", "_")[:140]
+        label = file_name(words)
         inputs, modules = {**models, "source": source}, (f"ovss.methods.{cell.method}",)
         packages = PACKAGES.get(str(cell.settings.get("scoring")), ())
         process = process_of(self.scale, models["model"])

@@ -14,7 +14,7 @@ from ovss.config.papers import Cell, Paper
 from ovss.config.params import Scale
 from ovss.errors import UserError
 from ovss.plan.data import class_queries, fetch_job
-from ovss.plan.job import Job
+from ovss.plan.job import Job, file_name
 from ovss.plan.project import Project
 
 _GEOMETRY = ("resize", "short_side", "max_long_side", "crop", "stride", "window_padding", "normalisation",
@@ -165,7 +165,7 @@ def _shard(shared: Mapping[str, Any]) -> str:
 
 
 def _name(words: list[str], shared: Mapping[str, Any]) -> str:
-    return "-".join(words).replace("/", "_").replace(" ", "_")[:140] + _shard(shared)
+    return file_name(words) + _shard(shared)
 
 
 def _values(settings: Mapping[str, Any]) -> list[str]:
