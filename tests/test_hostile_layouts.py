@@ -106,7 +106,6 @@ def blank_png(height: int, width: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.xfail(strict=True, reason="Pillow's error for an image of too many pixels is caught for photographs only")
 def test_a_label_of_a_billion_pixels_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(blank_png(30000, 30000))
     assert refusal(lambda: read_label(tmp_path / "a.png"))
@@ -151,7 +150,6 @@ JSONS: dict[str, tuple[str, Any, Callable[[bytes], Files]]] = {
 }
 
 
-@pytest.mark.xfail(strict=True, reason="layouts check a part of the annotations' fields only")
 @pytest.mark.parametrize("kind", JSONS)
 def test_odd_values_anywhere_in_an_annotation_file_are_used_or_refused(kind: str) -> None:
     layout, good, files = JSONS[kind]
@@ -162,7 +160,6 @@ def test_odd_values_anywhere_in_an_annotation_file_are_used_or_refused(kind: str
             prepared(layout, {**LAYOUTS[layout][0], **files(text)}, LAYOUTS[layout][1])
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="deeply nested JSON is a RecursionError")
 @pytest.mark.parametrize("kind", JSONS)
 def test_deeply_nested_json_is_refused(kind: str) -> None:
     layout, _, files = JSONS[kind]
@@ -185,10 +182,10 @@ CODES: dict[str, dict[str, Any]] = {
     "endless side": {"size": [1e999, 1], "counts": [1]},
     "run beyond 64 bits": {"size": [2, 2], "counts": [10**30]},
     "runs in a table": {"size": [2, 2], "counts": [[1, 3]]},
+    "runs whose sum wraps": {"size": [2, 2], "counts": [2**62] * 4 + [4]},  # numpy would crash the interpreter
 }
 
 
-@pytest.mark.xfail(strict=True, reason="decode checks the sum of the runs only, which may wrap")
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 def test_an_impossible_run_length_code_is_refused(code: dict[str, Any]) -> None:
     assert refusal(lambda: rle.decode(code))
@@ -204,7 +201,6 @@ def test_random_polygons_are_masks_or_refused(polygon: list[float]) -> None:
         assert polygons.fill([polygon], 12, 9).shape == (12, 9)
 
 
-@pytest.mark.xfail(strict=True, reason="an outline of any length is drawn, and what is no list is listed")
 @pytest.mark.parametrize("polygon", [[0, 0, 1e9, 0, 1e9, 1e9], [0, 9, 1e300, 0, 1, 1], [9e5, 0, 0, 1] * 999, 5, None])
 def test_an_impossible_polygon_is_refused(polygon: Any) -> None:
     assert refusal(lambda: polygons.fill([polygon], 8, 8))
@@ -232,7 +228,6 @@ def test_a_damaged_caption_file_is_read_or_refused(
     captions_of(kind, name, damaged(data, places, length))
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="deeply nested JSON is a RecursionError")
 @pytest.mark.parametrize(
     ("kind", "start"), [("sbu", b'{"captions": '), ("coco_captions", b'{"annotations": '), ("json_lines", b"")]
 )
@@ -240,7 +235,6 @@ def test_deeply_nested_captions_are_refused(kind: str, start: bytes) -> None:
     assert captions_of(kind, "a.json", start + b"[" * 100_000 + b"\n")
 
 
-@pytest.mark.xfail(strict=True, raises=UnicodeDecodeError, reason="Arrow's names are taken for UTF-8")
 def test_a_column_whose_name_is_no_utf8_is_refused() -> None:
     _, (name, data) = TEXT_FILES["yfcc_pmd"]
     assert captions_of("parquet", name, data.replace(b"caption", b"\xff\xfeption"))

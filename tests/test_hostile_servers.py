@@ -143,14 +143,12 @@ ANSWERS = {
 }
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="requests and urllib3 let these pass as a ValueError")
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
 def test_an_answer_that_makes_no_sense_is_refused(answer: bytes, raw: Raw) -> None:
     raw.answer, raw.more = answer, 0
     assert fetched(raw.url, KNOWN) is None
 
 
-@pytest.mark.xfail(strict=True, reason="the size that is known does not end a transfer")
 def test_no_more_is_taken_than_the_file_has(raw: Raw) -> None:
     raw.answer, raw.more, raw.sent = b"HTTP/1.1 200 OK\r\n\r\n", 64 << 20, 0
     assert fetched(raw.url, KNOWN) is None

@@ -16,8 +16,9 @@ Command = Callable[[argparse.Namespace, Path], int]
 
 
 def _job(options: argparse.Namespace, root: Path) -> int:
-    from ovss import runner
+    from ovss import gpus, runner
     from ovss.plan.plan import load_plan
+    from ovss.plan.stages import STAGES
 
     runner.quiet_threads()
     os.chdir(root)
@@ -27,6 +28,7 @@ def _job(options: argparse.Namespace, root: Path) -> int:
     else:
         jobs = [plan.find(options.output)]
     if jobs:
+        gpus.reserve(STAGES[jobs[0].stage].gpus * max(int(job.params.get("processes", 1)) for job in jobs))
         runner.run_jobs(jobs, root, plan.seed)
     return 0
 
