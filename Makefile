@@ -6,7 +6,7 @@ SCALE  ?= tiny
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce plan test test-all lint format schemas bench lock push pull clean
+.PHONY: help setup cluster reproduce plan test test-all test-slurm lint format schemas bench lock push pull clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ $(VENV)/.complete: envs/requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+cluster: setup ## add what profiles/slurm and profiles/kubernetes need to .venv
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --compile-bytecode --require-hashes -r envs/cluster.lock \
+	  || $(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r envs/cluster.lock
+
 reproduce: setup ## run everything that is missing at the scale of params.yaml, then print where the report is
 	@$(BIN)/ovss reproduce
 
@@ -34,6 +38,9 @@ test: setup ## all tests but the slow ones (under 10 minutes)
 
 test-all: setup ## all tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --slow
+
+test-slurm: cluster ## run a scale under a SLURM of this machine: the same bytes as locally? make test-slurm SCALE=smoke
+	@SCALE=$(if $(filter file,$(origin SCALE)),smoke,$(SCALE)) tests/slurm/run.sh
 
 lint: setup ## ruff, snakefmt, mypy, schemas
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
-# Archives in, data sets out: world (tiny scales) -> fetch (download, verify) or by_hand -> prepare (extract, convert);
-# images with texts likewise, and an index of the image-text pairs to train on.
+# Archives in, data sets out: world (tiny scales) -> fetch (download, verify), by_hand or own_folders -> prepare (extract,
+# convert); images with texts likewise, and an index of the image-text pairs to train on.
 
 
 rule world:
@@ -79,6 +79,22 @@ rule by_hand:
     priority: 20
     resources:
         **flow.resources("by_hand"),
+    shell:
+        flow.shell
+
+
+rule own_folders:
+    input:
+        flow.inputs("own_folders"),
+    output:
+        flow.output("own_folders"),
+    log:
+        flow.log("own_folders"),
+    benchmark:
+        flow.benchmark("own_folders")
+    priority: 20
+    resources:
+        **flow.resources("own_folders"),
     shell:
         flow.shell
 

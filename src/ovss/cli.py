@@ -16,8 +16,9 @@ Command = Callable[[argparse.Namespace, Path], int]
 
 
 def _job(options: argparse.Namespace, root: Path) -> int:
-    from ovss import runner
+    from ovss import gpus, runner
     from ovss.plan.plan import load_plan
+    from ovss.plan.stages import STAGES
 
     runner.quiet_threads()
     os.chdir(root)
@@ -27,6 +28,7 @@ def _job(options: argparse.Namespace, root: Path) -> int:
     else:
         jobs = [plan.find(options.output)]
     if jobs:
+        gpus.reserve(STAGES[jobs[0].stage].gpus * max(int(job.params.get("processes", 1)) for job in jobs))
         runner.run_jobs(jobs, root, plan.seed)
     return 0
 
@@ -119,6 +121,12 @@ def _segment(options: argparse.Namespace, root: Path) -> int:
     return main(request, root)
 
 
+def _dataset(options: argparse.Namespace, root: Path) -> int:
+    from ovss.dataset_check.command import main as check
+
+    return check(options.name, options.scale, options.out, root)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ovss", description="Reproduce five papers on open-vocabulary semantic segmentation, table by table."
@@ -164,6 +172,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--clusters", type=int, metavar="N", help="segments a picture at most (default: the paper's)")
     sub.add_argument("--classes", metavar="NAMES", help="also give each word the nearest of these: 'cat, dog, grass'")
     sub.add_argument("--out", type=Path, default=Path("segmented"), metavar="DIR", help="(default: segmented)")
+    sub = add("dataset", _dataset, "check a data set (your own, say) against its entry and draw a contact sheet")
+    sub.add_argument("action", choices=("check",))
+    sub.add_argument("name", metavar="NAME", help="a data set of datasets.yaml")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="the sheet (default: data/checked/NAME.png)")
     sub = add("publish", _publish, "copy finished tables, claims and report to results/ (used by the workflow)")
     sub.add_argument("target", nargs="?", help="a paper or a table (freecp, freecp_table2); default: everything")
     sub = add("job", _job, "run one job of the plan (used by the workflow)")

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from ovss.config.base import Strict, load_yaml
 from ovss.config.descriptions import DescriptionSet
 from ovss.config.files import DownloadedFile, fetched
+from ovss.config.own import OwnDataset
 from ovss.config.texts import PairSet, TextSource
 from ovss.data.class_names import class_list
 from ovss.data.label_maps import LabelMap, RawValues
@@ -93,13 +94,16 @@ class Naming(Strict):
 
 
 class Dataset(Strict):
-    """A source seen through a label map, with its class names (naming -> file in ``ovss/resources/classes``)."""
+    """A source seen through a label map, with its class names.
+
+    classes: by naming, a file in ``ovss/resources/classes``, or the lines themselves.
+    """
 
     title: str
     source: str
     labels: LabelMap
     background: bool = False
-    classes: dict[str, str]
+    classes: dict[str, str | tuple[str, ...]]
     note: str | None = None
 
     @property
@@ -107,8 +111,8 @@ class Dataset(Strict):
         """Number of classes, background included."""
         return self.labels.num_classes
 
-    def class_file(self, naming: str) -> str:
-        """File name of the class list under a naming; the default list where the naming has none of its own."""
+    def class_file(self, naming: str) -> str | tuple[str, ...]:
+        """Class list (or its file) under a naming; the default list where the naming has none of its own."""
         return self.classes.get(naming, self.classes["default"])
 
     @model_validator(mode="after")
@@ -116,9 +120,10 @@ class Dataset(Strict):
         if "default" not in self.classes:
             raise ValueError("classes: 'default' is missing")
         for naming, file in self.classes.items():
-            lines = len(class_list(file))
+            lines = len(class_list(file) if isinstance(file, str) else file)
             if lines != self.num_classes:
-                raise ValueError(f"classes.{naming}: {file} has {lines} lines, the labels {self.num_classes} classes")
+                shown = file if isinstance(file, str) else "it"
+                raise ValueError(f"classes.{naming}: {shown} has {lines} lines, the labels {self.num_classes} classes")
         return self
 
 
@@ -134,6 +139,28 @@ class Datasets(Strict):
     pairs: dict[str, PairSet] = Field(default_factory=dict)
     sources: dict[str, Source]
     datasets: dict[str, Dataset]
+    own: dict[str, OwnDataset] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own_data_sets(self) -> Datasets:
+        """An entry of one's own is an archive that a person fills, its only source, and a data set of its name."""
+        for name, entry in self.own.items():
+            for section, known in (("archives", self.archives), ("sources", self.sources), ("datasets", self.datasets)):
+                if name in known:
+                    raise ValueError(f"own.{name}: section '{section}' has this name, too; rename one of them")
+            manual = f"images in {entry.images}, label PNGs in {entry.masks}"
+            self.archives[name] = Archive(title=entry.title, licence=entry.licence, manual=manual)
+            self.sources[name] = Source(
+                archives=(name,), layout="folders", split="all", allowed_values=entry.allowed_values
+            )
+            self.datasets[name] = Dataset(
+                title=entry.title,
+                source=name,
+                labels=entry.labels,
+                background=entry.background,
+                classes={"default": entry.classes},
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_exist(self) -> Datasets:

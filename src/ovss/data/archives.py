@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from ovss.data import deb
+from ovss.data import deb, tars
 from ovss.errors import UserError
 
 IGNORED_PARTS = frozenset({".DS_Store", "__MACOSX"})
 _CHUNK = 1 << 20
 # what tarfile, zipfile and the decompressors raise on damaged bytes (RuntimeError: encrypted, or unknown compression)
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, struct.error, EOFError, OSError, KeyError,
-           IndexError, OverflowError, RuntimeError, ValueError)  # fmt: skip
+           IndexError, OverflowError, RuntimeError, ValueError, MemoryError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,12 +213,15 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             start = stream.read(len(deb.MAGIC))
         if start.startswith(b"PK"):
             with zipfile.ZipFile(archive) as opened_zip:
-                yield _zip_members(opened_zip)
+                yield _zip_members(opened_zip, archive)
         elif start == deb.MAGIC:
-            with archive.open("rb") as package, tarfile.open(fileobj=deb.open_data(package, archive)) as files:
+            with (
+                archive.open("rb") as package,
+                tarfile.open(fileobj=deb.open_data(package, archive), tarinfo=tars.Header) as files,
+            ):
                 yield _tar_members(files, archive)
         else:
-            with tarfile.open(archive, "r:*") as opened_tar:
+            with tarfile.open(archive, "r:*", tarinfo=tars.Header) as opened_tar:
                 yield _tar_members(opened_tar, archive)
     except UserError:
         raise
@@ -228,11 +231,16 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
         raise _damaged(archive, error) from error
 
 
-def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
+def _zip_members(opened: zipfile.ZipFile, archive: Path) -> Iterator[_Member]:
     for info in opened.infolist():
         kind = stat.S_IFMT(info.external_attr >> 16)
 
         def reader(info: zipfile.ZipInfo = info) -> IO[bytes]:
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # zipfile unpacks others in one go
+                raise UserError(
+                    f"{archive}: member {info.filename!r} is compressed in a way that is not read here; "
+                    "repack it with deflate"
+                )
             return opened.open(info)
 
         # orig_filename keeps what zipfile's own cleaning would hide (a NUL byte, a backslash)
@@ -241,7 +249,7 @@ def _zip_members(opened: zipfile.ZipFile) -> Iterator[_Member]:
 
 
 def _tar_members(opened: tarfile.TarFile, archive: Path) -> Iterator[_Member]:
-    for info in opened:
+    for info in tars.members(opened):
 
         def reader(info: tarfile.TarInfo = info) -> IO[bytes]:
             stream = opened.extractfile(info)

@@ -57,7 +57,7 @@ def read_label(path: Path) -> np.ndarray:
             return np.array(image, dtype=np.uint8)
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: this label image cannot be read ({error}); fetch the archive again") from error
 
 

@@ -129,7 +129,7 @@ class Pairs:
         """
         row = self._row(position)
         with self._shard(row) as (stem, stream):
-            key = _read(stream, int(row["image"]) - 512, 100).split(b"\0")[0].decode().partition(".")[0]
+            key = _read(stream, int(row["image"]) - 512, 100).split(b"\0")[0].decode(errors="replace").partition(".")[0]
             data = _read(stream, int(row["image"]), int(row["image_bytes"]))
             caption = caption_of(_read(stream, int(row["text"]), int(row["text_bytes"])))
             with Image.open(io.BytesIO(data)) as image:

@@ -13,6 +13,8 @@ import numpy as np
 from ovss.errors import UserError
 
 FINER = 5
+FARTHEST, LONGEST = 1 << 16, 1 << 20
+"""Pixels that a corner may lie away and an outline may be long (all of it is drawn, also outside the image)."""
 
 
 def fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.ndarray:
@@ -28,12 +30,16 @@ def fill(polygons: Sequence[Sequence[float]], height: int, width: int) -> np.nda
     for polygon in polygons:
         try:
             corners = np.asarray(polygon, dtype=np.float64).reshape(-1, 2)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             corners = np.zeros((0, 2))
-        if len(corners) < 3 or not np.isfinite(corners).all():
-            raise UserError(f"polygon {str(list(polygon))[:60]}: not three or more corners; the file is damaged")
+        if len(corners) < 3 or not (np.abs(corners) <= FARTHEST).all() or _length(corners) > LONGEST:
+            raise UserError(f"polygon {ascii(polygon)[:60]}: not three or more corners nearby; the file is damaged")
         mask |= _fill_one(corners, height, width)
     return mask
+
+
+def _length(corners: np.ndarray) -> float:
+    return float(np.abs(corners - np.roll(corners, 1, axis=0)).sum())
 
 
 def _fill_one(corners: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -141,7 +141,7 @@ def union(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
         try:
             with Image.open(path) as image:
                 mask = np.array(image.convert("L"))
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: this mask cannot be read ({error}); fetch the archive again") from error
         if mask.shape != shape:
             raise UserError(f"{path}: the mask has size {mask.shape}, its image {shape}; not the expected archive")

@@ -14,6 +14,9 @@ import numpy as np
 
 from ovss.errors import UserError
 
+LARGEST = 1 << 26
+"""Pixels of a mask; no image of these data sets comes near."""
+
 
 def decode(code: Mapping[str, Any]) -> np.ndarray:
     """Mask of a run-length code ``{"size": [H, W], "counts": str | bytes | list of int}``.
@@ -28,9 +31,12 @@ def decode(code: Mapping[str, Any]) -> np.ndarray:
         height, width = (int(side) for side in code["size"])
         counts = code["counts"]
         runs = runs_of(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, dtype=np.int64)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"run-length code: {type(error).__name__}: {error}; the annotation file is damaged") from error
-    if (runs.size and runs.min() < 0) or runs.sum() != height * width:
+    pixels = height * width
+    if min(height, width) < 0 or pixels > LARGEST:
+        raise UserError(f"run-length code: {height} x {width} is no size of an image; the annotation file is damaged")
+    if runs.ndim != 1 or (runs.size and not 0 <= runs.min() <= runs.max() <= pixels) or runs.sum() != pixels:
         raise UserError(f"run-length code: the runs do not fill {height} x {width} pixels; the file is damaged")
     values = np.arange(runs.size) % 2 == 1
     return np.repeat(values, runs).reshape((height, width), order="F")

@@ -18,6 +18,8 @@ from ovss.data.remote import RemoteFile
 from ovss.errors import UserError
 
 _CHUNK = 1 << 20
+LARGEST = 1 << 37
+"""Bytes that are taken of a file whose size is not known."""
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -105,6 +107,8 @@ def fetch(url: str, file: RemoteFile, part: Partial, patience: Patience) -> Fail
             return _receive(url, response, start, file, part)
     except requests.exceptions.TooManyRedirects:
         return Failure("it redirects without end", final=True)
+    except UserError:
+        raise
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         return Failure(f"not an address that can be asked ({error})", final=True)
     except (requests.exceptions.Timeout, urllib3.exceptions.TimeoutError):
@@ -113,6 +117,8 @@ def fetch(url: str, file: RemoteFile, part: Partial, patience: Patience) -> Fail
         return Failure("no connection (is this machine offline?)", final=False)
     except urllib3.exceptions.HTTPError:
         return Failure(f"the connection broke off after {part.size} bytes (cut short)", final=False)
+    except ValueError as error:  # an address to go on to, or a length, that neither library could read
+        return Failure(f"its answer makes no sense ({' '.join(str(error)[:99].split())})", final=True)
 
 
 def raise_if_full(error: OSError, part: Partial) -> None:
@@ -152,12 +158,15 @@ def _receive(url: str, response: requests.Response, start: int, file: RemoteFile
 
 def _append(response: requests.Response, file: RemoteFile, part: Partial) -> Failure | None:
     length = response.headers.get("Content-Length", "")
-    total = part.size + int(length) if length.isdigit() else file.size
+    total = part.size + int(length) if length.isdecimal() and len(length) < 19 else file.size
+    most = LARGEST if file.size is None else file.size
     try:
         with part.path.open("ab") as sink, _bar(file.name, part.size, total) as bar:
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
                 sink.write(chunk)
                 bar.update(len(chunk))
+                if sink.tell() > most:
+                    return Failure(f"it is larger than {most} bytes", final=True)
     except OSError as error:
         raise_if_full(error, part)
         raise

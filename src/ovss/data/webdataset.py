@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
+from ovss.data import tars
 from ovss.errors import UserError
 
 LARGEST_MEMBER = 64 << 20
@@ -71,11 +72,13 @@ def read_shard(path: Path) -> Iterator[Sample]:
         UserError: it is missing, no plain tar file, or holds a member twice or one that is far too large for an image.
     """
     try:
-        with tarfile.open(path, "r:") as archive:
+        with tarfile.open(path, "r:", tarinfo=tars.Header) as archive:
             yield from _samples(archive, path)
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{path}: this shard is missing; place it there again") from None
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except tars.DAMAGE as error:
         if _begins_as_tar(path):
             raise _cut(path, " ".join(str(error).split())) from error
         raise UserError(
@@ -85,9 +88,9 @@ def read_shard(path: Path) -> Iterator[Sample]:
 
 def _begins_as_tar(path: Path) -> bool:
     try:
-        with tarfile.open(path, "r:"):
+        with tarfile.open(path, "r:", tarinfo=tars.Header):
             return True
-    except (tarfile.TarError, OSError):
+    except tars.DAMAGE:
         return False
 
 
@@ -97,7 +100,7 @@ def _cut(path: Path, reason: str) -> CutShardError:
 
 def _samples(archive: tarfile.TarFile, path: Path) -> Iterator[Sample]:
     sample: Sample | None = None
-    for info in archive:
+    for info in tars.members(archive):
         if not info.isreg():
             continue
         name = PurePosixPath(info.name)

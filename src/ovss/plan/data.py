@@ -41,6 +41,8 @@ def world_job(project: Project, scale: Scale, archive: str) -> Job:
 def fetch_job(project: Project, scale: Scale, archive: str) -> Job | str:
     """The job that downloads and verifies an archive, or why it cannot run (a file has to be placed by hand)."""
     entry = project.datasets.archives[archive]
+    if archive in project.datasets.own:
+        return own_job(project, archive)
     if not entry.files:
         return folder_job(project, archive)
     if missing := _missing_by_hand(project, archive, entry):
@@ -60,6 +62,19 @@ def folder_job(project: Project, archive: str) -> Job | str:
         manual = project.datasets.archives[archive].manual
         return f"data to be placed by hand: {MANUAL}/{archive} ({manual})"
     return project.job("by_hand", archive, {"archive": archive, "files": files}, {})
+
+
+def own_job(project: Project, name: str) -> Job | str:
+    """The job that takes in the folders of a data set of one's own, or what is missing."""
+    from ovss.data.own_folders import state
+
+    entry = project.datasets.own[name]
+    try:
+        found = state(project.root / entry.images, project.root / entry.masks)
+    except UserError as error:
+        return f"data to be placed by hand: {error}".replace(f"{project.root}/", "")
+    params = {"own": name, "images": entry.images, "labels": entry.masks, **found}
+    return project.job("own_folders", name, params, {})
 
 
 def _missing_by_hand(project: Project, name: str, archive: Archive) -> str:
@@ -103,6 +118,9 @@ def class_queries(project: Project, dataset: str, naming: str) -> list[list[str]
     from ovss.data.class_names import read_class_names
 
     entry = project.datasets.datasets[dataset]
+    listed = entry.class_file(naming)
+    if not isinstance(listed, str):
+        return [[name.strip() for name in line.split(",")] for line in listed]
     known: dict[str, Any] = dict(project.datasets.namings)
     separator = known[naming].separator if naming in known else ", "
-    return read_class_names(entry.class_file(naming), separator)
+    return read_class_names(listed, separator)

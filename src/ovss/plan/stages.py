@@ -44,6 +44,7 @@ STAGES: dict[str, Stage] = {
         Stage("world", "ovss.world.build", ("numpy", "pillow"), seeded=True),
         Stage("world_texts", "ovss.world.tags", ("numpy", "pillow"), seeded=True),
         Stage("by_hand", "ovss.data.by_hand", (), tracked=False, minutes=24 * 60),
+        Stage("own_folders", "ovss.data.own_folders", (), tracked=False, minutes=240),
         Stage("fetch", "ovss.data.fetch", (), minutes=24 * 60),
         Stage("prepare", "ovss.data.prepare", ("numpy", "pillow"), minutes=240),
         Stage("prepare_texts", "ovss.data.prepare_texts", ("numpy", "pillow"), minutes=240),

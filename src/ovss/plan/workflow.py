@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,11 @@ from ovss.plan.stages import STAGES
 _EARLY = 1000
 
 
+def _growing(megabytes: int) -> Callable[..., int]:
+    """Memory of a job's tries: each asks for as much more as the first one had."""
+    return lambda wildcards, attempt: megabytes * attempt
+
+
 @dataclass(frozen=True)
 class Pass:
     """One process that makes several outputs: those of its group that do not exist yet."""
@@ -26,7 +32,7 @@ class Pass:
     outputs: list[str]
     log: str
     benchmark: str
-    resources: dict[str, int]
+    resources: dict[str, Any]
     priority: int
     command: str
 
@@ -98,11 +104,12 @@ class Workflow:
         return f"benchmarks/{stage}/{{name}}.{{key}}.tsv"
 
     @staticmethod
-    def resources(stage: str, processes: int = 1) -> dict[str, int]:
-        """Memory (MB), time (minutes) and GPUs of a stage whose job starts so many processes."""
+    def resources(stage: str, processes: int = 1) -> dict[str, Any]:
+        """Memory (MB), time (minutes) and GPUs (none with OVSS_DEVICE=cpu) of a job that starts so many processes."""
         kind = STAGES[stage]
-        wanted = {"mem_mb": processes * kind.memory_mb, "runtime": kind.minutes}
-        return {**wanted, "gpu": processes * kind.gpus} if kind.gpus else wanted
+        wanted = {"mem_mb": _growing(processes * kind.memory_mb), "runtime": kind.minutes}
+        gpus = 0 if os.environ.get("OVSS_DEVICE") == "cpu" else processes * kind.gpus
+        return {**wanted, "gpu": gpus} if gpus else wanted
 
     def passes(self, *stages: str) -> Iterator[Pass]:
         """The passes of some stages that have outputs still to make (all of them with ``full_graph=1``)."""

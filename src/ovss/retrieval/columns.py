@@ -29,7 +29,9 @@ def read_parquet(path: Path) -> Iterator[Row]:
         name = _column(path, file.schema_arrow.names, ("caption", "text"))
         batches = file.iter_batches(batch_size=_BATCH, columns=[name])
         yield from map(caption, _texts(batch.column(0) for batch in batches))
-    except (pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 
 
@@ -53,7 +55,9 @@ def read_cased(path: Path, scratch: Path) -> Iterator[Row]:
                 for text in _texts(part for batch in batches for part in _slices(batch)):
                     row = caption(text)
                     yield row if isinstance(row, str) else "-"
-        except (pa.ArrowException, OSError) as error:
+        except UserError:
+            raise
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise _damaged(path, error) from error
 
 

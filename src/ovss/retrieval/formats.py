@@ -142,7 +142,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
                 continue
             try:
                 yield field(json.loads(line.decode("utf-8", "surrogateescape")))
-            except ValueError:
+            except (ValueError, RecursionError):
                 yield _NOT_JSON
 
 

@@ -124,7 +124,7 @@ class _Scanner:
     def expect(self, char: str) -> None:
         """Go past the character."""
         if self.peek() != char:
-            raise ValueError(f"'{self._text[self._at]}' in place of '{char}'")
+            raise ValueError(f"{self._text[self._at]!a} in place of '{char}'")
         self._at += 1
 
     def value(self) -> object:
@@ -135,6 +135,8 @@ class _Scanner:
                 value, end = self._decode(self._text, self._at)
             except json.JSONDecodeError:
                 end = len(self._text)
+            except RecursionError:
+                raise ValueError("it is nested too deeply") from None
             if end < len(self._text):
                 self._at = end
                 return value

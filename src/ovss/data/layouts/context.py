@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ovss.data.layouts import Entry, ids_in, need, pair, unpack
-from ovss.data.rle import decode
+from ovss.data.rle import LARGEST, decode
 from ovss.errors import UserError
 
 ARCHIVE = "VOCtrainval_03-May-2010.tar"
@@ -35,7 +35,7 @@ def extract(archives: Mapping[str, Path], split: str, out: Path) -> list[Entry]:
     """Unpack the images of ``split`` (train, val: the field ``phase``) and paint their label maps."""
     source = need(archives, ANNOTATIONS)
     images, segments = _read(source, split)
-    ids_in("\n".join(images).encode(), str(source))
+    ids_in("\n".join(images).encode(errors="surrogatepass"), str(source))
     labels: dict[str, Path] = {}
     (out / "labels").mkdir(parents=True)
     for item, image in images.items():
@@ -81,11 +81,20 @@ def _read(source: Path, split: str) -> tuple[dict[str, Any], dict[int, list[Any]
     """The split's images by id, and all segments by image id."""
     try:
         data = json.loads(source.read_bytes())
-        images = {Path(image["file_name"]).stem: image for image in data["images"] if image["phase"] == split}
+        images = {Path(image["file_name"]).stem: _known(image) for image in data["images"] if image["phase"] == split}
         segments: dict[int, list[Any]] = {}
         for segment in data["annos_segmentation"]:
-            segments.setdefault(segment["image_id"], []).append(segment)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            segments.setdefault(int(segment["image_id"]), []).append({
+                "category_id": int(np.int32(segment["category_id"])), "segmentation": segment["segmentation"],
+            })  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"{source}: not the merged annotation file ({reason}); fetch it again") from error
     return images, segments
+
+
+def _known(image: Mapping[str, Any]) -> dict[str, int]:
+    height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1 or height * width > LARGEST or len(str(image["file_name"])) > 200:
+        raise ValueError(f"an image of {height} x {width} pixels, {str(image['file_name'])[:40]}")
+    return {"image_id": int(image["image_id"]), "height": height, "width": width}

@@ -66,6 +66,14 @@ def words_of(text: str) -> tuple[str, ...]:
     return tuple(text.lower().split())
 
 
+def is_text(value: object) -> bool:
+    """Whether it is a text that can be written (JSON also holds halves of characters)."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def mostly_there(archive: Path, what: str, missing: int, total: int) -> None:
     """Check that of ``total`` things at most half are missing; a few are lost in every copy of such a data set.
 

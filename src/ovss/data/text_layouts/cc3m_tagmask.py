@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ovss.data.layouts import need, unpack
-from ovss.data.text_layouts import Extracted, TextEntry, mostly_there, words_of
+from ovss.data.text_layouts import Extracted, TextEntry, is_text, mostly_there, words_of
 from ovss.errors import UserError
 
 ARCHIVE = "cc3m_for_evaluation.zip"
@@ -84,15 +84,15 @@ def read_note(path: Path) -> tuple[str, set[str]]:
     """
     try:
         note: Any = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); fetch the archive again") from error
     fields = note if isinstance(note, dict) else {}
     caption = next((fields[name] for name in CAPTION_FIELDS if name in fields), None)
     tags = next((fields[name] for name in TAG_FIELDS if name in fields), None)
-    if not isinstance(caption, str) or not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        held = ", ".join(sorted(fields)) or type(note).__name__
+    if not is_text(caption) or not isinstance(tags, list) or not all(map(is_text, tags)):
+        held = ascii(", ".join(sorted(fields)))[1:-1] or type(note).__name__
         raise UserError(
             f"{path}: needs a text in {' or '.join(CAPTION_FIELDS)} and a list of words in {' or '.join(TAG_FIELDS)}; "
             f"it holds: {held}. State the archive's own names in ovss/data/text_layouts/cc3m_tagmask.py"
         )
-    return caption, {word for tag in tags for word in words_of(tag)}
+    return str(caption), {word for tag in tags for word in words_of(tag)}

@@ -20,7 +20,7 @@ from ovss.data import rle
 from ovss.data.archives import read_member
 from ovss.data.layouts import need, unpack
 from ovss.data.polygons import fill
-from ovss.data.text_layouts import Extracted, TextEntry, words_of
+from ovss.data.text_layouts import Extracted, TextEntry, is_text, words_of
 from ovss.errors import UserError
 
 IMAGES = "train2014.zip"
@@ -72,21 +72,35 @@ def _instances(archive: Path, member: str) -> tuple[dict[int, Any], dict[int, An
     """Images and annotations of instances.json by their ids."""
     try:
         data = json.loads(read_member(archive, member, LARGEST_JSON))
-        return {image["id"]: image for image in data["images"]}, {note["id"]: note for note in data["annotations"]}
-    except (ValueError, KeyError, TypeError) as error:
+        images = {int(image["id"]): _known(image) for image in data["images"]}
+        return images, {int(note["id"]): {"segmentation": note["segmentation"]} for note in data["annotations"]}
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{archive}: {member} is not COCO's form of instances ({error}); fetch it again") from error
+
+
+def _known(image: Mapping[str, Any]) -> dict[str, Any]:
+    height, width = int(image["height"]), int(image["width"])
+    if min(height, width) < 1 or height * width > rle.LARGEST:
+        raise ValueError(f"an image of {height} x {width} pixels")
+    if not is_text(image["file_name"]):
+        raise ValueError("file_name is no text")
+    return {"file_name": image["file_name"], "height": height, "width": width}
 
 
 def _refs(path: Path) -> list[Any]:
     try:
         refs = json.loads(path.read_bytes())
         for ref in refs:
-            if not all(isinstance(ref[key], int) for key in ("ref_id", "ann_id", "image_id")):
+            if not all(
+                isinstance(ref[key], int) and 0 <= ref[key] < 1 << 63 for key in ("ref_id", "ann_id", "image_id")
+            ):
                 raise ValueError("ref_id, ann_id and image_id are whole numbers")
-            if not isinstance(ref["split"], str) or not all(isinstance(one["sent"], str) for one in ref["sentences"]):
+            if not isinstance(ref["split"], str) or not all(is_text(one["sent"]) for one in ref["sentences"]):
                 raise ValueError("split and every sent are texts")
         return list(refs)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
             f"{path}: not a list of references as JSON ({reason}); see 'manual' in datasets.yaml"
