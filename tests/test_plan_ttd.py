@@ -95,13 +95,17 @@ def test_rows_on_texts_have_a_task_and_no_class_names(tiny: Plan) -> None:
     assert tuned == {"tiny_voc2012_val-tuned"}, "one process for all tuned models, with a pass for each"
 
 
-def test_a_training_of_several_processes_asks_for_as_many_gpus(copy: Path) -> None:
+def test_a_training_of_several_processes_asks_for_as_many_gpus(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OVSS_DEVICE", raising=False)
     text = (copy / "params.yaml").read_text(encoding="utf-8")
     (copy / "params.yaml").write_text(text.replace("ttd: &ttd {", "ttd: &ttd {processes: 4, "), encoding="utf-8")
     flow = Workflow(copy, load_plan(copy, "smoke"), full_graph=True)
     wanted = {each.stage: each.resources for each in flow.passes("train_ttd", "evaluate")}
-    assert (wanted["train_ttd"]["gpu"], wanted["train_ttd"]["mem_mb"]) == (4, 16000)
+    memory = [wanted["train_ttd"]["mem_mb"](None, attempt) for attempt in (1, 2)]
+    assert (wanted["train_ttd"]["gpu"], memory) == (4, [16000, 32000]), "a second try gets twice the memory"
     assert wanted["evaluate"]["gpu"] == 1
+    monkeypatch.setenv("OVSS_DEVICE", "cpu")
+    assert "gpu" not in flow.resources("train_ttd", 4)
 
 
 def test_a_row_that_measures_another_thing_says_so_to_its_table(tiny: Plan) -> None:

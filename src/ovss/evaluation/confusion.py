@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ovss.errors import UserError
+from ovss.evaluation.arrays_file import write_arrays, write_ids
 
 IntArray = npt.NDArray[np.int64]
 
 COUNTS_FILE = "counts.npz"
 IMAGES_FILE = "images.txt"
 _DTYPES = {"image": np.int32, "truth": np.int16, "prediction": np.int16, "pixels": np.int64}
-# The oldest date a zip entry can have: files with the same counts get the same bytes.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _MEND = "remove the directory and run again"
 
 
@@ -146,14 +145,8 @@ class ConfusionCounts:
     def save(self, directory: Path) -> None:
         """Write counts.npz (stored, not compressed: the bytes depend on the counts only) and images.txt."""
         arrays = {name: getattr(self, name) for name in _DTYPES} | {"num_classes": np.int64(self.num_classes)}
-        with zipfile.ZipFile(directory / COUNTS_FILE, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(arrays):
-                entry = zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE)
-                entry.create_system = 3  # the same on every operating system
-                with archive.open(entry, "w") as file:
-                    np.lib.format.write_array(file, np.asarray(arrays[name]), version=(1, 0), allow_pickle=False)
-        text = "".join(f"{name}\n" for name in self.images)
-        (directory / IMAGES_FILE).write_text(text, encoding="utf-8", newline="\n")
+        write_arrays(directory / COUNTS_FILE, arrays)
+        write_ids(directory / IMAGES_FILE, self.images)
 
     @classmethod
     def load(cls, directory: Path) -> ConfusionCounts:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ovss.errors import UserError
+from ovss.evaluation.arrays_file import write_arrays, write_ids
 
 ITEMS_FILE = "items.npz"
 IDS_FILE = "texts.txt"
@@ -26,8 +27,6 @@ _DTYPES: Mapping[Kind, Mapping[str, type[np.generic]]] = {
     "masks": {"counts": np.int64},
     "scores": {"truth": np.bool_, "scores": np.float32},
 }
-# The oldest date a zip entry can have: files with the same arrays get the same bytes.
-_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _MEND = "remove the directory and run again"
 
 
@@ -138,15 +137,8 @@ class ItemCounts:
 
     def save(self, directory: Path) -> None:
         """Write items.npz (stored, not compressed: the bytes depend on the counts only) and texts.txt."""
-        arrays = {**self.arrays, "kind": np.array(self.kind)}
-        with zipfile.ZipFile(directory / ITEMS_FILE, "w", zipfile.ZIP_STORED) as archive:
-            for name in sorted(arrays):
-                entry = zipfile.ZipInfo(f"{name}.npy", _ZIP_DATE)
-                entry.create_system = 3  # the same on every operating system
-                with archive.open(entry, "w") as file:
-                    np.lib.format.write_array(file, arrays[name], version=(1, 0), allow_pickle=False)
-        text = "".join(f"{name}\n" for name in self.ids)
-        (directory / IDS_FILE).write_text(text, encoding="utf-8", newline="\n")
+        write_arrays(directory / ITEMS_FILE, {**self.arrays, "kind": np.array(self.kind)})
+        write_ids(directory / IDS_FILE, self.ids)
 
     @classmethod
     def load(cls, directory: Path) -> ItemCounts:
