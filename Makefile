@@ -65,6 +65,8 @@ lock: setup ## renew the lock files from envs/*.in
 	  --no-emit-find-links --no-header --upgrade -o envs/requirements.lock envs/requirements.in
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-emit-find-links --no-header --upgrade -o envs/installer.lock envs/installer.in
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-emit-find-links --no-header --upgrade -o envs/cluster.lock envs/cluster.in
 
 push: setup ## send data, checkpoints and results to the DVC remote
 	$(BIN)/dvc push

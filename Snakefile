@@ -9,9 +9,11 @@ wildcard_constraints:
     key="[0-9a-f]{16}",
 
 
+# Downloads are made where Snakemake runs: the nodes of most clusters have no way out.
 localrules:
     all,
     publish,
+    fetch,
 
 
 rule all:
