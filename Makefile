@@ -29,9 +29,9 @@ cluster: setup ## add what profiles/slurm and profiles/kubernetes need to .venv
 reproduce: setup ## run everything that is missing at the scale of params.yaml, then print where the report is
 	@$(BIN)/ovss reproduce
 
-plan: setup ## what would run, without running it: make plan SCALE=full
+plan: setup ## what would run, what it costs and what is missing: make plan SCALE=full
 	@$(BIN)/ovss plan --scale $(SCALE)
-	@$(BIN)/snakemake --dry-run --quiet rules host --config scale=$(SCALE) -- all
+	@$(BIN)/snakemake --dry-run --quiet all --config scale=$(SCALE) -- all > /dev/null
 
 test: setup ## all tests but the slow ones (under 10 minutes)
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder

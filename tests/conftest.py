@@ -14,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("ovss", deadline=None, derandomize=True)
 settings.load_profile("ovss")
 ROOT = Path(__file__).resolve().parent.parent
+PLACES = {"test_workflow.py": "", "test_workflow_store.py": "test_g"}
+"""Files that take minutes start early; the second shares the first one's first run, so it starts when that is done."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,7 +34,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(skip)
-    items.sort(key=lambda item: not item.path.name.startswith("test_workflow"))  # minutes each: they start first
+    items.sort(key=lambda item: PLACES.get(item.path.name, item.path.name))
 
 
 @pytest.fixture(scope="session")

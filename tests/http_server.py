@@ -2,8 +2,9 @@
 
 Paths are ``/<mode>/<name>``: ``plain`` (Range, HEAD, strong ETag), ``no-range``, ``redirect`` (302 to plain), ``loop``
 (302 to itself), ``once`` (503 the first time), ``busy`` (always 503), ``truncated`` (declares more than it sends),
-``page`` (an HTML page, status 200), ``drip`` (a pause between chunks), ``gzip`` (declares a content encoding),
-``forbidden``, ``empty``, ``moved-range`` (answers a Range with another one). Anything else is 404.
+``page`` (an HTML page, status 200: that of ``pages`` for this name, or ``PAGE``), ``drip`` (a pause between chunks),
+``unsaid`` (no length, in chunks), ``gzip`` (declares a content encoding), ``forbidden``, ``empty``, ``moved-range``
+(answers a Range with another one), ``new-version`` (answers a Range with another ETag). Anything else is 404.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = files
         self.requests: list[tuple[str, str, str]] = []
+        self.pages: dict[str, bytes] = {}
         self.pause_s = 0.02
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -64,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif mode in ("redirect", "loop"):
             self._send(302, b"", body, Location=f"/{'plain' if mode == 'redirect' else 'loop'}/{name}")
         elif mode == "page":
-            self._send(200, PAGE, body, **{"Content-Type": "text/html"})
+            self._send(200, self.server.pages.get(name, PAGE), body, **{"Content-Type": "text/html"})
         elif mode == "empty":
             self._send(200, b"", body)
         else:
@@ -85,6 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(416, b"", body, **{"Content-Range": f"bytes */{len(content)}"})
             return
         shown = 0 if mode == "moved-range" else start
+        if mode == "new-version":
+            headers["ETag"] = '"another"'
         headers["Content-Range"] = f"bytes {shown}-{len(content) - 1}/{len(content)}"
         self._send(206, content[shown:], body, mode, **headers)
 
@@ -92,13 +96,21 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(len(content)))
+        if mode == "unsaid":
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if not body:
             return
         if mode == "truncated":
             self.wfile.write(content[: len(content) // 2])
             self.close_connection = True
+        elif mode == "unsaid":
+            for position in range(0, len(content), 10_000):
+                piece = content[position : position + 10_000]
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
         elif mode == "drip":
             for position in range(0, len(content), 1024):
                 self.wfile.write(content[position : position + 1024])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
 import signal
@@ -13,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 METHOD = "src/ovss/methods/dense_clip.py"
 TWIN = "src/ovss/methods/dense_clip_twin.py"
+VARIANTS = 4
 
 
 def run(command: list[str], cwd: Path, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -24,13 +28,18 @@ def run(command: list[str], cwd: Path, **more: Any) -> subprocess.CompletedProce
 
 
 def reduce_plan(folder: Path) -> None:
-    """One table with two data sets, a model of a few steps, and a second method that is a copy of the first."""
+    """One table with two data sets, a model of a few steps, few drawings and captions, and a second method that is a
+    copy of the first.
+    """
     params = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))
     smoke = params["smoke"]
     smoke["columns"] = {name: smoke["columns"][name] for name in ("VOC21", "ADE")}
     smoke["tables"] = ["freecp.table1"]
     smoke["train"] |= {"dino": {}, "tcl": {}}
     smoke["train"]["clip"]["clip"]["schedule"] |= {"steps": 4, "batch": 8, "log_every": 2}
+    smoke["train"]["clip"]["clip"] |= {"width": 32, "layers": 2, "merges": 20, "val_views": 8}
+    smoke["train"]["clip"]["clip"]["views"]["variants"] = VARIANTS
+    smoke["world"] |= {"variants": VARIANTS, "cc3m": 8, "cc12m": 8}
     smoke["bootstrap"]["resamples"] = 50
     for data in smoke["world"]["data"].values():
         data |= {"train": 2, "val": 4}
@@ -54,11 +63,13 @@ def reduce_plan(folder: Path) -> None:
 
 @dataclass
 class Scenario:
-    """The copy and its job log."""
+    """The copy and its job log; the jobs of a first run that was killed, and of its continuation."""
 
     folder: Path
     log: Path
     env: dict[str, str] = field(default_factory=dict)
+    killed: Counter[str] = field(default_factory=Counter)
+    continued: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def create(cls, root: Path, folder: Path) -> Scenario:
@@ -76,13 +87,37 @@ class Scenario:
         scenario.commit("start")
         return scenario
 
+    @classmethod
+    def after_first_run(cls, root: Path, factory: pytest.TempPathFactory, name: str) -> Scenario:
+        """A copy of a project whose first run was killed, continued and committed: one such run for all workers."""
+        base = factory.getbasetemp()
+        base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+        first, counted = base / "first_run", base / "first_run" / "counted.json"
+        with (base / "first_run.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not counted.exists():
+                shutil.rmtree(first, ignore_errors=True)
+                first.mkdir()
+                made = cls.create(root, first)
+                made.kill_when(made.start(), jobs=3)
+                killed = made.jobs()
+                counted_jobs = [killed, made.reproduce()]
+                made.commit("first run")
+                counted.write_text(json.dumps(counted_jobs), encoding="utf-8")
+        folder = factory.mktemp(name)
+        shutil.copytree(first / "project", folder / "project", symlinks=True)
+        jobs = [Counter(part) for part in json.loads(counted.read_text(encoding="utf-8"))]
+        scenario = cls(folder / "project", folder / "jobs.log", {}, *jobs)
+        scenario.env = scenario.environment(scenario.folder)
+        return scenario
+
     def environment(self, folder: Path) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         who = {
             f"GIT_{role}_{what}": "test@example.org" for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
         }
         return {**os.environ, **who, "PATH": path, "PYTHONPATH": str(folder / "src"), "OVSS_JOB_LOG": str(self.log),
-                "OVSS_DEVICE": "cpu", "OVSS_CHECK_CLOSURE": "1"}  # fmt: skip
+                "OVSS_DEVICE": "cpu", "OVSS_CHECK_CLOSURE": "1", "PYTHONDONTWRITEBYTECODE": ""}  # fmt: skip
 
     def git(self, *arguments: str) -> str:
         done = run(["git", *arguments], self.folder, env=self.env)

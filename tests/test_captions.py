@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
+import warnings
 from collections.abc import Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -194,24 +193,20 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path: Path, content: str | 
         Collection.open(tmp_path)
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-sys.path[:0] = {paths!r}
-import test_captions as t
-from ovss.retrieval import captions, encode
-encode.ROWS = 8
-true, calls = captions.encode_unit, 0
-def slow(clip, texts):
-    global calls
-    calls += bool(texts)
-    if calls == 4:
-        Path({mark!r}).touch()
-        time.sleep(600)
-    return true(clip, texts)
-captions.encode_unit = slow
-captions.run(t.context(Path({folder!r}), Path({model!r})))
-"""
+def stop_in_fourth_shard(folder: Path, model: Path, mark: Path) -> None:
+    """The stage in a process of its own, which waits to be killed while it encodes its fourth part."""
+    true, calls = stage.encode_unit, 0
+
+    def slow(clip: Clip, texts: Sequence[str]) -> np.ndarray:
+        nonlocal calls
+        calls += bool(texts)
+        if calls == 4:
+            mark.touch()
+            time.sleep(600)
+        return true(clip, texts)
+
+    stage.encode_unit = slow
+    stage.run(context(folder, model))
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -223,13 +218,16 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_killed_run_goes_on_where_it_was(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, mark = tmp_path / "killed", tmp_path / "mark"
-    script = KILLED.format(paths=[str(Path(__file__).parent)], mark=str(mark), folder=str(folder), model=str(model))
-    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    child = get_context("fork").Process(target=stop_in_fourth_shard, args=(folder, model, mark))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12: this process has threads, idle ones
+        child.start()
     deadline = time.monotonic() + 120
-    while not mark.exists() and child.poll() is None and time.monotonic() < deadline:
+    while not mark.exists() and child.is_alive() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.kill(child.pid, signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL
+    child.kill()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     names = {path.name for path in (folder / "scratch/shards").iterdir()}
     assert {"00002.json", "00003.vectors.npy.part"} <= names and "00003.json" not in names
     damaged = folder / "scratch/shards/00001.vectors.npy"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import small_archives
 from PIL import Image
+from readme_blocks import SIZES, blocks, commands, draw_garden
 
 from ovss import cli
 from ovss.config.datasets import load_datasets
@@ -27,24 +29,8 @@ from ovss.plan.data import class_queries, source_job
 from ovss.plan.job import Job
 from ovss.plan.project import Project
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-ENTRY = "\n" + README.partition("## Your own data set\n")[2].partition("```yaml\n")[2].partition("```\n")[0]
-SIZES = {"east": (40, 60), "north gate": (50, 50), "west": (60, 40)}
-VALUES = {"east": [1, 2], "north gate": [1, 3, 4], "west": [1, 1, 1, 255]}
+ENTRY = "\n" + blocks("Your own data set", "yaml")[0]
 Check = Callable[..., tuple[int, str, str]]
-
-
-def draw_garden(folder: Path) -> None:
-    """Three images, one of them a PNG, and their labels: gray PNGs, one with a palette."""
-    for name in ("images", "labels"):
-        (folder / name).mkdir(parents=True)
-    for number, (name, (height, width)) in enumerate(SIZES.items()):
-        suffix = "png" if name == "west" else "jpg"
-        pixels = np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"images/{name}.{suffix}")
-        label = small_archives.stripes(height, width, VALUES[name])
-        palette = small_archives.voc_palette() if name == "east" else None
-        (folder / f"labels/{name}.png").write_bytes(small_archives.png(label, palette))
 
 
 @pytest.fixture
@@ -82,7 +68,7 @@ def check(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 def test_worked_example_one_entry_and_two_folders_are_a_data_set(project: Path, check: Check) -> None:
-    assert "\novss dataset check garden\n" in README
+    assert ["ovss", "dataset", "check", "garden"] in commands(blocks("Your own data set")[0], "ovss")
     code, out, err = check()
     sheet = project / "data/checked/garden.png"
     assert (code, err) == (0, "")
@@ -117,7 +103,7 @@ def test_the_sheet_goes_where_out_says_or_one_sentence_says_why_not(project: Pat
         ("bed, f", "bed,, f", "own.garden: classes: class 2 has an empty name"),
         ("4: 2}", "4: 4}", "own.garden.labels.table: no raw value gives class 3"),
         ("ignore: 255", "ignore: [4]", "own.garden: ignore: raw value 4 is class 2 in labels; take it out of one"),
-        ("ignore: 255", "ignore: 256", "own.garden.ignore.0: input should be less than or equal to 255 (it is 256)"),
+        ("ignore: 255", "ignore: 65536", "own.garden.ignore.0: input should be less than or equal to 65535 (it is "),
         ("garden/labels", "garden/label", "own.garden.masks: "),
         ("  garden:", "  voc21:", "there is no data set 'garden'; there are: "),
     ],
@@ -324,7 +310,7 @@ def test_the_sheet_shows_a_class_that_only_one_image_has() -> None:
 
 def test_shares_are_of_the_scored_pixels() -> None:
     expected, scan = made_up([{0, 1, 255}])
-    scan.sizes, scan.pixels[[0, 1, 255]] = [(10, 10)], [30, 10, 60]
+    scan.sizes, scan.pixels = [(10, 10)], Counter({0: 30, 1: 10, 255: 60})
     lines = summary(expected, scan).splitlines()
     assert lines[3:6] == ["    0   75.00%       1  c0", "    1   25.00%       1  c1",
                           "ignored: 60.00% of all pixels (raw 255)"]  # fmt: skip

@@ -6,19 +6,27 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from http_server import Server, serve
 
+from ovss import cli, downloads, reproduce
+from ovss.config.datasets import fetch_params, load_datasets
 from ovss.data import fetch, transfer
 from ovss.data.download import Patience, RemoteFile, download
 from ovss.data.places import PARTIAL, manual_path
+from ovss.data.user_limits import Budget, most_bytes
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
+from ovss.plan.job import Job
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 OTHER = np.random.default_rng(1).bytes(300_000)
@@ -157,19 +165,54 @@ def test_a_cut_off_answer_is_continued_within_the_same_call(server: Server, tmp_
     assert (tmp_path / "a.tar").read_bytes() == CONTENT and server.requests[-1][2] == f"bytes={len(kept)}-"
 
 
-def test_a_changed_file_starts_anew(server: Server, tmp_path: Path) -> None:
+def test_a_changed_file_starts_anew(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = server.url("plain", "a.tar")
     interrupted(tmp_path, OTHER[:100_000], {"url": url, "etag": etag(OTHER), "modified": ""})
     download(unknown(url), tmp_path, patience=QUICK)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
+    assert "a.tar: the file on the server has changed since the first part came" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("mode", ["no-range", "moved-range"])
+@pytest.mark.parametrize("mode", ["no-range", "moved-range", "new-version"])
 def test_a_server_that_cannot_go_on_starts_anew(server: Server, tmp_path: Path, mode: str) -> None:
     url = server.url(mode, "a.tar")
     interrupted(tmp_path, CONTENT[:100_000], {"url": url, "etag": etag(CONTENT), "modified": ""})
     download(unknown(url), tmp_path, patience=QUICK)
     assert (tmp_path / "a.tar").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("moved-range", "went on with another range"), ("new-version", "has changed.*another ETag")]
+)
+def test_a_rest_that_does_not_belong_to_the_part_is_named(
+    server: Server, tmp_path: Path, mode: str, words: str
+) -> None:
+    url = server.url(mode, "a.tar")
+    interrupted(tmp_path, CONTENT[:100_000], {"url": url, "etag": etag(CONTENT), "modified": ""})
+    assert re.search(words, refusal(unknown(url), tmp_path, Patience(attempts=1)))
+
+
+PAGES = {
+    "log-in page": b"<!DOCTYPE html>\n<html><head><title>Log in</title>",
+    "confirmation": b"<html><head><title>Google Drive - Virus scan warning</title>",
+    "byte order mark": b"\xef\xbb\xbf\r\n<!doctype HTML PUBLIC '-//W3C//DTD HTML 4.01//EN'>",
+    "comment first": b"<!-- proxy -->\n<!-- 5 -->\n<HTML lang='de'>",
+    "XHTML": b"<?xml version='1.0' encoding='utf-8'?>\n<!DOCTYPE html PUBLIC '-//W3C//DTD XHTML 1.0 Strict//EN'>",
+    "no head": b"  <body>Forbidden",
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_kind_of_page_is_told_from_the_file(server: Server, tmp_path: Path, page: str) -> None:
+    server.pages["a.tar"] = PAGES[page]
+    message = refusal(unknown(server.url("page", "a.tar")), tmp_path)
+    assert "it is a web page, not the file (a login or a confirmation is asked for)" in message
+
+
+@pytest.mark.parametrize("start", [b"<htmlish", b"<?xml version='1.0'?><svg/>", b"x<html>", b"<!-- <html> -->", b"<"])
+def test_what_only_resembles_a_page_is_a_file(server: Server, tmp_path: Path, start: bytes) -> None:
+    server.files["a.tar"] = start + b" and more"
+    assert download(unknown(server.url("plain", "a.tar")), tmp_path, patience=QUICK)["size"] == len(start) + 9
 
 
 def test_a_part_longer_than_the_file_is_dropped(server: Server, tmp_path: Path) -> None:
@@ -225,6 +268,187 @@ def test_local_files_are_copied_and_verified(tmp_path: Path) -> None:
     download(known((tmp_path / "source.tar").as_uri()), tmp_path / "out", patience=QUICK)
     assert (tmp_path / "out" / "a.tar").read_bytes() == CONTENT
     assert "No such file" in refusal(known((tmp_path / "gone.tar").as_uri()), tmp_path)
+
+
+def other_file_system(monkeypatch: pytest.MonkeyPatch, *, full: bool = False, cut: bool = False) -> list[Path]:
+    """Renames between folders fail, as they do between file systems; the names that copies were written to."""
+    real_replace, real_copy, seen = os.replace, shutil.copyfile, list[Path]()
+
+    def replace(source: str | Path, target: str | Path) -> None:
+        if Path(source).parent != Path(target).parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        real_replace(source, target)
+
+    def copyfile(source: Path, target: Path) -> None:
+        seen.append(target)
+        real_copy(source, target)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if cut:
+            target.write_bytes(target.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    return seen
+
+
+def test_a_file_that_comes_from_another_file_system_gets_its_name_when_it_is_whole(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = other_file_system(monkeypatch)
+    download(known(server.url("plain", "a.tar")), tmp_path / "out", tmp_path / "partial", patience=QUICK)
+    assert (tmp_path / "out" / "a.tar").read_bytes() == CONTENT and not list((tmp_path / "partial").iterdir())
+    assert [path.parent for path in copies] == [tmp_path / "out"] and copies[0].name.startswith("a.tar.part-")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.tar"]
+
+
+@pytest.mark.parametrize(("trouble", "error"), [("full", UserError), ("cut", KeyboardInterrupt)])
+def test_no_half_file_is_left_on_another_file_system(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: str, error: type[BaseException]
+) -> None:
+    with monkeypatch.context() as patch:
+        other_file_system(patch, **{trouble: True})
+        with pytest.raises(error):
+            download(known(server.url("plain", "a.tar")), tmp_path / "out", tmp_path / "partial", patience=QUICK)
+    assert not list((tmp_path / "out").iterdir())
+    assert (tmp_path / "partial" / "a.tar.part").read_bytes() == CONTENT, "the next start need not fetch it again"
+
+
+def test_progress_has_a_rate_and_the_time_left(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(transfer, "LOGGED_S", 0.0)
+    monkeypatch.setattr(transfer, "_CHUNK", 1 << 16)
+    download(known(server.url("plain", "a.tar")), tmp_path, patience=QUICK)
+    assert re.search(r"a\.tar: +\d+%.*\d+k/300k \[\d+:\d+<\d+:\d+, +[\d.]+[kM]?B/s\]", capsys.readouterr().err)
+
+
+# --- what the user forbids
+
+
+@pytest.fixture
+def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    for name in ("socket", "create_connection", "getaddrinfo"):
+        monkeypatch.setattr(socket, name, refuse)
+
+
+@pytest.mark.usefixtures("no_socket")
+def test_offline_opens_no_socket_and_says_where_the_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVSS_OFFLINE", "1")
+    message = refusal(unknown("http://127.0.0.1:9/a.tar", "https://x.invalid/a"), tmp_path, hint="place it at data/x")
+    assert message == "a.tar: not downloaded, since OVSS_OFFLINE is set; place it at data/x"
+    (tmp_path / "source.tar").write_bytes(CONTENT)
+    local = known("http://127.0.0.1:9/a.tar", (tmp_path / "source.tar").as_uri())
+    assert download(local, tmp_path / "out", patience=QUICK)["url"].startswith("file://")
+
+
+@pytest.mark.usefixtures("no_socket")
+def test_the_stage_says_offline_which_file_to_place_where(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVSS_OFFLINE", "1")
+    entry = {"name": "a.tar", "url": "http://127.0.0.1:9/a.tar", "mirrors": ["http://127.0.0.1:8/a.tar"]}
+    with pytest.raises(UserError) as caught:
+        fetch.run(job(here / "out", [entry]))
+    assert str(caught.value) == (
+        "a.tar: not downloaded, since OVSS_OFFLINE is set; place the file at data/manual/cityscapes/a.tar "
+        "(it is published at http://127.0.0.1:9/a.tar)"
+    )
+    manual_path("cityscapes", "a.tar").parent.mkdir(parents=True)
+    manual_path("cityscapes", "a.tar").write_bytes(CONTENT)
+    fetch.run(job(here / "again", [{**entry, "sha256": SHA256}]))
+
+
+@pytest.mark.parametrize(("flags", "expected"), [(["--offline"], "1"), ([], "0")])
+def test_a_run_hands_offline_to_all_its_processes(
+    flags: list[str], expected: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.chdir(root)
+    monkeypatch.setenv("OVSS_OFFLINE", "0")
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_: seen.append(os.environ["OVSS_OFFLINE"]) or 0)
+    assert cli.main(["reproduce", *flags]) == 0 and seen == [expected]
+
+
+def test_offline_can_be_switched_off(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVSS_OFFLINE", "0")
+    download(known(server.url("plain", "a.tar")), tmp_path, patience=QUICK)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("50G", 50 * 10**9), ("1.5t", 1500 * 10**9), ("700 MB", 700 * 10**6), ("512MiB", 512 << 20), ("0", 0), ("9", 9)],
+)
+def test_a_cap_is_written_as_people_write_sizes(text: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", text)
+    assert most_bytes() == size
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", " ")
+    assert most_bytes() is None
+
+
+@pytest.mark.parametrize("text", ["many", "-5G", "1e9", "5 GG", "50P", "²G", "9" * 99])
+def test_a_cap_that_is_no_size_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", text)
+    with pytest.raises(UserError, match=r"OVSS_MAX_DOWNLOAD: .* is no size; write 50G"):
+        most_bytes()
+
+
+def test_a_stated_size_above_the_cap_is_refused_before_the_first_request(
+    server: Server, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files["b.tar"] = CONTENT
+    files = [{"name": name, "url": server.url("plain", name), "size": len(CONTENT), "sha256": SHA256}
+             for name in ("a.tar", "b.tar")]  # fmt: skip
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", "500K")
+    with pytest.raises(UserError, match=r"^cityscapes: 600000 bytes would be downloaded, OVSS_MAX_DOWNLOAD allows 500"):
+        fetch.run(job(here / "out", files))
+    assert server.requests == []
+    (here / PARTIAL / "cityscapes").mkdir(parents=True)
+    interrupted(here / PARTIAL / "cityscapes", CONTENT[:150_000], {})
+    fetch.run(job(here / "again", files))
+    assert server.requests[0][2] == "bytes=150000-", "what has come already is not counted"
+
+
+@pytest.mark.parametrize("mode", ["plain", "unsaid"])
+def test_an_unstated_size_is_refused_when_the_server_says_it_or_while_it_comes(
+    server: Server, tmp_path: Path, mode: str
+) -> None:
+    message = refusal(unknown(server.url(mode, "a.tar")), tmp_path, budget=Budget(200_000))
+    assert "OVSS_MAX_DOWNLOAD allows" in message and "(of 200000)" in message
+    kept = (tmp_path / "a.tar.part").stat().st_size
+    assert kept <= 200_000 and (mode == "unsaid" or kept == 0)
+
+
+def test_the_files_of_an_archive_share_the_cap(server: Server, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["b.tar"] = CONTENT
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", "500K")
+    files = [{"name": name, "url": server.url("plain", name), "sha256": SHA256} for name in ("a.tar", "b.tar")]
+    with pytest.raises(
+        UserError, match=r"^b\.tar: 300000 bytes would be downloaded, .* allows 200000 more \(of 500000\)"
+    ):
+        fetch.run(job(here / "out", files))
+
+
+def test_a_run_is_refused_by_the_sum_of_what_it_would_fetch(
+    root: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_datasets(root / "datasets.yaml")
+    names = ("voc2012", "coco_val2017", "coco_stuffthingmaps", "tiny_voc2012", "ade20k150")
+    jobs = {name: Job("fetch", name, "", fetch_params(config, name), {}, {}, {}) for name in names}
+    (here / jobs["ade20k150"].directory).mkdir(parents=True)
+    (here / jobs["ade20k150"].done).touch()
+    monkeypatch.setattr("ovss.plan.plan.load_plan", lambda _: SimpleNamespace(jobs=jobs))
+    sizes = {"voc2012": 1999639040, "coco_val2017": 815585330, "coco_stuffthingmaps": 0, "tiny_voc2012": 0}
+    assert downloads.sizes(jobs.values(), here) == sizes
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", "2815224369")
+    with pytest.raises(
+        UserError, match=r"^OVSS_MAX_DOWNLOAD: this run would download 2815224370 bytes.*: voc2012 1999"
+    ):
+        downloads.check(here)
+    monkeypatch.setenv("OVSS_MAX_DOWNLOAD", "2815224370")
+    downloads.check(here)
 
 
 # --- the stage

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -19,10 +20,13 @@ import small_archives
 from hostile import END, FEW, damaged, flips, header, member, note, refusal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from small_archives import png, tar_of, zip_of
 from test_archives import debian, every, packed, tree, zipped
 
 from ovss.data.archives import Limits, extract, open_file, open_members, read_member
+from ovss.data.images import FORMATS, read_image
+from ovss.data.labels import read_label
 from ovss.data.pairs import FACTS, INDEX, ROW, Pairs
 from ovss.data.webdataset import read_shard
 
@@ -111,6 +115,34 @@ def test_archives_in_archives_stay_packed() -> None:
     assert thrown(inner, "extract", "stream") == {"extract": None, "stream": None}
 
 
+# --- images
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n"
+
+
+def drawn(kind: str) -> bytes:
+    """A small image in one of Pillow's formats."""
+    if kind == "EPS":  # a program, for which Pillow calls another one
+        return EPS
+    stream = io.BytesIO()
+    Image.new("RGB" if kind != "PCX" else "L", (8, 8), 7).save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["EPS", "GIF", "PPM", "TGA", "PCX", "SGI", "ICO", "JPEG2000", "PDF", "DDS"])
+def test_only_the_expected_formats_are_images(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(drawn(kind))
+    assert "this image cannot be read (cannot identify" in str(refusal(lambda: read_image(tmp_path / "a.jpg")))
+    assert "this label image cannot be read" in str(refusal(lambda: read_label(tmp_path / "a.jpg")))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_expected_formats_are_images_whatever_their_name(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(drawn(kind))
+    assert read_image(tmp_path / "a.jpg").shape == (8, 8, 3)
+    assert refusal(lambda: read_label(tmp_path / "a.jpg")), "no label has colours"
+
+
 # --- names
 
 NAMES = ["../evil", "/evil", "a/../../evil", "a/./b", ".", "..", "C:\\evil", "C:/evil", "c:evil", "\\\\host\\evil",
@@ -187,6 +219,22 @@ BOMBS = {
 def test_a_bomb_is_refused_in_little_memory(bomb: str) -> None:
     said = thrown(BOMBS[bomb], "extract", "stream")
     assert all(any(word in str(message) for word in ("bomb", "500 members", "sparse")) for message in said.values())
+
+
+@pytest.mark.parametrize("pack", [tar_of, zip_of])
+def test_some_of_the_disk_stays_free(
+    pack: Callable[[dict[str, bytes]], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of an archive that is no bomb."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "file").write_bytes(pack({name: rng.bytes(60_000) for name in ("a.txt", "b.txt")}))
+    free = shutil.disk_usage(tmp_path)._replace(free=Limits().spare_bytes + 100_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    said = refusal(lambda: extract(tmp_path / "file", tmp_path / "new" / "out", every))
+    assert "member 'b.txt' does not fit on the disk, where 40000 bytes may be used; make room and start" in str(said)
+    extract(tmp_path / "file", tmp_path / "other", lambda name: name == "b.txt")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free._replace(free=5))
+    assert "where 0 bytes may be used" in str(refusal(lambda: extract(tmp_path / "file", tmp_path / "third", every)))
 
 
 HUGE_NOTES = {

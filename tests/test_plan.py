@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,12 @@ def copy(root: Path, tmp_path: Path) -> Path:
         else:
             shutil.copy(source, tmp_path / name)
     return tmp_path
+
+
+@cache
+def planned(root: Path, scale: str | None = None) -> Plan:
+    """The plan of the project as it is, made once."""
+    return load_plan(root, scale)
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -60,12 +67,12 @@ def new_rows(before: Plan, after: Plan) -> set[str]:
 
 
 def test_the_same_files_give_the_same_plan(root: Path, copy: Path) -> None:
-    assert list(load_plan(root).jobs) == list(load_plan(copy).jobs)
+    assert list(planned(root).jobs) == list(load_plan(copy).jobs)
 
 
 def test_a_resampling_parameter_changes_tables_and_claims_but_no_row(root: Path, copy: Path) -> None:
     edit(copy / "params.yaml", "scale: tiny", "scale: smoke")
-    before, after = load_plan(root, "smoke"), None
+    before = planned(root, "smoke")
     edit(copy / "params.yaml", "resamples: 200", "resamples: 201")
     after = load_plan(copy)
     for stage in ("world", "fetch", "prepare", "train_clip", "text", "evaluate"):
@@ -78,7 +85,7 @@ def test_a_data_set_s_size_changes_only_what_comes_from_it(root: Path, copy: Pat
     params = yaml.safe_load((copy / "params.yaml").read_text(encoding="utf-8"))
     params["tiny"]["world"]["data"]["tiny_ade20k"]["val"] += 1
     (copy / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    before, after = planned(root, "tiny"), load_plan(copy, "tiny")
     changed = {name for name, key in keys(after, "evaluate").items() if key not in keys(before, "evaluate").values()}
     assert changed and all(name.startswith("tiny_ade") for name in changed)
     assert keys(before, "train_clip") == keys(after, "train_clip")
@@ -88,7 +95,7 @@ def test_a_data_set_s_size_changes_only_what_comes_from_it(root: Path, copy: Pat
 
 def test_the_seed_changes_models_and_data(root: Path, copy: Path) -> None:
     edit(copy / "params.yaml", "seed: 0", "seed: 1")
-    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    before, after = planned(root, "tiny"), load_plan(copy, "tiny")
     for stage in ("world", "train_clip", "train_dino", "evaluate", "table"):
         assert not set(keys(before, stage).values()) & set(keys(after, stage).values()), stage
 
@@ -96,20 +103,20 @@ def test_the_seed_changes_models_and_data(root: Path, copy: Path) -> None:
 def test_a_package_version_changes_only_the_stages_that_use_it(root: Path, copy: Path) -> None:
     lock = copy / "envs" / "requirements.lock"
     lock.write_text(lock.read_text(encoding="utf-8").replace("\ntimm==", "\ntimm==9."), encoding="utf-8")
-    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    before, after = planned(root, "tiny"), load_plan(copy, "tiny")
     assert keys(before, "prepare") == keys(after, "prepare")
     assert not set(keys(before, "train_dino").values()) & set(keys(after, "train_dino").values())
 
 
 def test_equal_rows_of_two_tables_are_one_job(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     one, other = (plan.cells["freecp", "table3", "baseline", "ADE"], plan.cells["freecp", "table1", "baseline", "ADE"])
     assert not isinstance(one, Empty) and not isinstance(other, Empty)
     assert one[0].key == other[0].key
 
 
 def test_rows_of_one_source_and_model_share_a_pass(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     groups = {group: jobs for (stage, group), jobs in plan.groups.items() if stage == "evaluate"}
     sources = ("voc2012", "context", "coco", "cityscapes", "ade20k")
     assert {group for group in groups if group.endswith("-clip")} == {f"tiny_{name}_val-clip" for name in sources}
@@ -119,19 +126,19 @@ def test_rows_of_one_source_and_model_share_a_pass(root: Path) -> None:
 
 def test_every_cell_has_jobs_or_a_reason(root: Path) -> None:
     for scale in ("smoke", "tiny", "small", "full"):
-        for at, made in load_plan(root, scale).cells.items():
+        for at, made in planned(root, scale).cells.items():
             assert made.why if isinstance(made, Empty) else made, at
 
 
 def test_the_dense_rows_fill_every_column_of_freecp_table_2_at_the_tiny_scale(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     for row in ("clip", "maskclip", "gem", "clearclip", "sclip"):
         for column in ("VOC21", "PC60", "Object", "VOC20", "City", "PC59", "ADE", "Stuff"):
             assert not isinstance(plan.cells["freecp", "table2", row, column], Empty), (row, column)
 
 
 def test_a_freecp_row_has_descriptions_of_its_own_queries_and_sizes_of_its_scale(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     row = cell(plan, "freecp.table2.sclip_freecp.ADE")
     assert set(row.inputs) == {"model", "source", "text", "descriptions"}
     text, described = row.inputs["text"].params, row.inputs["descriptions"].params
@@ -151,7 +158,7 @@ def test_a_freecp_row_has_descriptions_of_its_own_queries_and_sizes_of_its_scale
 
 
 def test_one_run_stands_in_all_three_tables_that_print_it(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     for column in ("VOC21", "PC60", "Object", "City", "ADE", "Stuff"):
         places = ("table2.sclip_freecp", "table3.rp_ap", "table5.clip")
         assert len({cell(plan, f"freecp.{place}.{column}").key for place in places}) == 1, column
@@ -161,7 +168,7 @@ def test_one_run_stands_in_all_three_tables_that_print_it(root: Path) -> None:
 
 
 def test_the_other_model_is_an_input_and_its_code_counts_for_its_rows_alone(root: Path, copy: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     row = cell(plan, "freecp.table5.dino.ADE")
     assert row.inputs["companion_dino"].stage == "train_dino" and "transformers" in row.packages
     assert "ovss.models.companions" in row.sources and row.group == cell(plan, "freecp.table5.clip.ADE").group
@@ -174,7 +181,7 @@ def test_the_other_model_is_an_input_and_its_code_counts_for_its_rows_alone(root
 
 def test_other_sentences_run_the_rows_again_that_read_them(root: Path, copy: Path) -> None:
     edit(copy / "datasets.yaml", "resource: tiny_scenes.json", "resource: tiny_names.json")
-    before, after = load_plan(root, "tiny"), load_plan(copy, "tiny")
+    before, after = planned(root, "tiny"), load_plan(copy, "tiny")
     texts = {key: {job.params["protocol"][name] for name in ("templates", "descriptions") if name in
                    job.params["protocol"]} for key, job in rows(after).items()}  # fmt: skip
     reading = {key for key, names in texts.items() if "tiny_scenes" in names}
@@ -200,26 +207,26 @@ def test_other_sentences_run_the_rows_again_that_read_them(root: Path, copy: Pat
 )  # fmt: skip
 def test_a_cell_of_freecp_that_stays_empty_says_what_is_missing(root: Path, scale: str, where: str, why: str) -> None:
     table, row, column = where.split(".")
-    found = load_plan(root, scale).cells["freecp", table, row, column]
+    found = planned(root, scale).cells["freecp", table, row, column]
     assert isinstance(found, Empty) and re.search(why, found.why), found
 
 
 def test_every_table_of_freecp_is_a_target_and_the_small_scale_has_a_second_backbone(root: Path) -> None:
-    plan = load_plan(root, "small")
+    plan = planned(root, "small")
     assert {f"freecp_table{number}" for number in range(1, 7)} <= plan.targets.keys()
     for row in ("l14_baseline", "l14_freecp", "l14_baseline_freecp_protocol"):
         assert cell(plan, f"freecp.table6.{row}.ADE").inputs["model"].name == "clip_deep"
 
 
 def test_the_gallery_shows_the_rows_that_a_table_names(root: Path) -> None:
-    shown = load_plan(root, "tiny").report.params["gallery"]
+    shown = planned(root, "tiny").report.params["gallery"]
     rows = {name: [entry["row"] for entry in shown if entry["dataset"] == name] for name in ("tiny_ade", "tiny_voc20")}
     assert rows["tiny_ade"] == ["baseline", "refine", "rp", "ap", "ap_rp", "rp_ap"]
     assert rows["tiny_voc20"] == ["clip", "sclip", "maskclip_freecp", "gem_freecp", "sclip_freecp"]
 
 
 def test_the_full_plan_downloads_descriptions_and_the_other_models(root: Path) -> None:
-    plan = load_plan(root, "full")
+    plan = planned(root, "full")
     text = cell(plan, "freecp.table2.gem_freecp.ADE").inputs["descriptions"]
     assert text.inputs["sentences"].stage == "fetch" and text.params["sentences_file"] == "ade20k.py"
     for where, name in (("table5.dino", "dino"), ("table5.sam", "sam"), ("table5.maskformer", "maskformer"),
@@ -233,7 +240,7 @@ def test_explanations_change_the_claims_of_their_scale_alone(root: Path, copy: P
     edit(copy / "papers" / "freecp.yaml", "    worse: table2.clip\n",
          "    worse: table2.clip\n    explanations: {tiny: {contradicted: too few steps}}\n")  # fmt: skip
     for scale, changed in (("tiny", {"freecp"}), ("smoke", set())):
-        before, after = load_plan(root, scale), load_plan(copy, scale)
+        before, after = planned(root, scale), load_plan(copy, scale)
         assert {name for name, job in after.claims.items() if job.key != before.claims[name].key} == changed
         assert new_rows(before, after) == set()
     (first, *_) = after.claims["freecp"].params["claims"]
@@ -241,7 +248,7 @@ def test_explanations_change_the_claims_of_their_scale_alone(root: Path, copy: P
 
 
 def test_the_full_plan_needs_no_data_and_names_what_is_missing(root: Path) -> None:
-    plan = load_plan(root, "full")
+    plan = planned(root, "full")
     assert len(plan.jobs) >= 300
     why = plan.cells["freecp", "table2", "clip", "City"]
     if not (root / "data" / "manual" / "cityscapes").exists():
@@ -315,12 +322,12 @@ def test_a_wrong_name_is_refused_with_file_key_and_what_is_allowed(
 
 
 def test_a_method_without_a_module_is_shown_as_not_implemented(root: Path) -> None:
-    found = load_plan(root, "tiny").cells["reclippp", "table3", "fixed_query", "voc"]
+    found = planned(root, "tiny").cells["reclippp", "table3", "fixed_query", "voc"]
     assert isinstance(found, Empty) and "not implemented: method reclippp" in found.why
 
 
 def test_a_pass_planned_before_a_change_is_refused(root: Path) -> None:
-    plan = load_plan(root, "tiny")
+    plan = planned(root, "tiny")
     with pytest.raises(UserError, match="changed while the workflow was running"):
         plan.group("evaluate/tiny_ade20k_val-clip", "0" * 16)
     with pytest.raises(UserError, match="has no such output"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from functools import cache
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -68,6 +69,7 @@ class Outline(HTMLParser):
             self.rows[self._row] += f" {data.strip()}"
 
 
+@cache
 def outline(text: str) -> Outline:
     parsed = Outline()
     parsed.feed(text)

@@ -22,10 +22,12 @@ from ovss import cli
 from ovss.evaluation import cluster_maps, label, segments
 from ovss.jobs import Item, JobContext, Machine
 from ovss.plan.job import Job
-from ovss.report.wordmap import draw, place_labels, word_colours, word_map
+from ovss.report.wordmap import draw, nearest, place_labels, word_colours, word_map
 from ovss.retrieval import captions, encode, index, retrieve
 from ovss.segment import command
-from ovss.segment.recipe import Recipe
+from ovss.segment.legend import REST_COLOUR, enlarged
+from ovss.segment.outputs import Outputs
+from ovss.segment.recipe import Named, Words
 
 SETTINGS = {"n_clusters": 5, "num_samples": 8, "keep": 12, "duplicate_cosine": 0.98, "search": "exact"}
 PROTOCOL = {"short_side": 48, "crop": None, "stride": None, "resize": "square", "normalisation": "unit",
@@ -41,8 +43,10 @@ def job(name: str) -> Job:
     return Job(name, name, "m", {}, {}, {}, {})
 
 
-RECIPE = Recipe("tiny", "tag", "pmd", {name: job(name) for name in ("model", "segmenter", "captions", "sentences",
-                "index")}, SETTINGS, PROTOCOL)  # fmt: skip
+USED = ("model", "segmenter", "captions", "sentences", "index")
+RECIPE = Words(
+    "tiny", Named("tag", "table2", "tag", "tag"), "pmd", {name: job(name) for name in USED}, SETTINGS, PROTOCOL
+)
 
 
 def photo(size: tuple[int, int], seed: int) -> np.ndarray:
@@ -86,6 +90,16 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def asked(project: Path, recipe: Words) -> Any:
+    """In place of ``read_recipe``: a recipe with the class names that are asked for."""
+
+    def read(_: Path, __: Any, classes: Any) -> tuple[Words, Outputs]:
+        names = tuple(names[0] for names in classes.classes or ())
+        return dataclasses.replace(recipe, classes=names), Outputs(project, "tiny", 0)
+
+    return read
+
+
 def folder(path: Path) -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
@@ -100,7 +114,7 @@ def short_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 def ovss(project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs ``ovss segment`` in the project: (exit status, standard output, standard error)."""
     monkeypatch.chdir(project)
-    monkeypatch.setattr(command, "read_recipe", lambda *_: RECIPE)
+    monkeypatch.setattr(command, "read_recipe", asked(project, RECIPE))
 
     def run(*arguments: str) -> tuple[int, str, str]:
         status = cli.main(["segment", "--scale", "tiny", *arguments])
@@ -155,15 +169,19 @@ def test_words_scores_and_classes_are_those_of_the_stages(project: Path, ovss: A
         clusters = np.array(Image.open(rows / f"words/{name}.png"))
         words = {one["cluster"]: one["word"] for one in expected}
         drawn = np.array(Image.open(tmp_path / f"new/out/{name}.png"))
-        np.testing.assert_array_equal(
-            drawn, draw(np.array(Image.open(project / f"source/{name}.png")), clusters, words)
-        )
-    assert sorted(path.name for path in (tmp_path / "new/out").iterdir()) == [
-        "im0.json",
-        "im0.png",
-        "im1.json",
-        "im1.png",
-    ]
+        picture = enlarged(np.array(Image.open(project / f"source/{name}.png")))
+        left = (drawn.shape[1] - picture.shape[1]) // 2
+        above = drawn[: picture.shape[0], left : left + picture.shape[1]]
+        np.testing.assert_array_equal(above, draw(picture, clusters, words, rest=REST_COLOUR))
+        assert drawn.shape[0] > picture.shape[0]  # the legend
+        labels = np.array(Image.open(tmp_path / f"new/out/{name}.labels.png"))
+        assert labels.shape == size
+        fine = nearest(clusters, size)
+        for one in found["classes"]:
+            of_word = [cluster for cluster, word in words.items() if word == one["name"]]
+            np.testing.assert_array_equal(labels == one["number"], np.isin(fine, of_word))
+    names = [f"{name}{suffix}" for name in SIZES for suffix in (".json", ".labels.png", ".png")]
+    assert sorted(path.name for path in (tmp_path / "new/out").iterdir()) == names
 
 
 def test_the_index_is_used_if_it_is_there_and_clusters_can_be_chosen(
@@ -177,7 +195,7 @@ def test_the_index_is_used_if_it_is_there_and_clusters_can_be_chosen(
     made = folder(project / other.jobs["index"].directory)
     index.run(JobContext(7, Machine(), {"recipe": "Flat", "queries": 4}, inputs, made, scratch=folder(tmp_path / "s")))
     (made / "origin.json").touch()
-    monkeypatch.setattr(command, "read_recipe", lambda *_: other)
+    monkeypatch.setattr(command, "read_recipe", asked(project, other))
     assert ovss("source/im0.png", "--out", str(tmp_path / "indexed"), "--clusters", "3")[0] == 0
     exact, indexed = (json.loads((tmp_path / f"{name}/im0.json").read_text()) for name in ("exact", "indexed"))
     assert (exact["search"], indexed["search"]) == ("exact", "Flat")
@@ -191,8 +209,22 @@ def test_a_turned_photo_is_drawn_upright(ovss: Any, tmp_path: Path) -> None:
     exif[0x0112] = 6
     image.save(tmp_path / "phone.jpg", exif=exif)
     assert ovss(str(tmp_path / "phone.jpg"), "--out", str(tmp_path / "out"))[0] == 0
-    with Image.open(tmp_path / "out/phone.png") as drawn:
-        assert drawn.size == (40, 64)
+    with Image.open(tmp_path / "out/phone.png") as drawn, Image.open(tmp_path / "out/phone.labels.png") as labels:
+        assert labels.size == (40, 64) and drawn.height > drawn.width >= 400  # enlarged ten times, above the legend
+
+
+def test_damaged_pictures_among_others_are_named_and_left_out(ovss: Any, tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        Image.fromarray(photo((40, 50), 1)).save(folder(tmp_path / "mixed") / f"{name}.png")
+    (tmp_path / "mixed/b.png").write_bytes(b"no picture")
+    status, printed, message = ovss(str(tmp_path / "mixed"), "--out", str(tmp_path / "out"))
+    assert status == 1 and len(printed.splitlines()) == 2 and "1 of 3 pictures could not be segmented" in message
+    assert "b.png: not a picture" in message and not (tmp_path / "out/b.json").exists()
+    one, other = (json.loads((tmp_path / f"out/{name}.json").read_text())["segments"] for name in "ac")
+    assert one == other
+    (tmp_path / "mixed/a.png").write_bytes(b"")
+    (tmp_path / "mixed/c.png").write_bytes(b"")
+    assert ovss(str(tmp_path / "mixed"), "--out", str(tmp_path / "none"))[0] == 1
 
 
 @pytest.fixture(scope="module")
@@ -239,21 +271,13 @@ def test_bad_input_gets_one_sentence_and_writes_nothing(
 
 
 def test_missing_outputs_are_named_with_the_command_that_makes_them(
-    ovss: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Path, ovss: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     other = dataclasses.replace(RECIPE, jobs={**RECIPE.jobs, "captions": job("never"), "sentences": job("nor")})
-    monkeypatch.setattr(command, "read_recipe", lambda *_: other)
+    monkeypatch.setattr(command, "read_recipe", asked(project, other))
     status, _, message = ovss("source/im0.png", "--out", str(tmp_path / "out"))
     assert status == 2 and f"snakemake --config scale=tiny -- {job('never').done}'" in message
     assert "make reproduce" in message and "tiny: captions;" in message and not (tmp_path / "out").exists()
-
-
-def test_an_unknown_method_is_refused(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(project)
-    assert cli.main(["segment", "source/im0.png", "--scale", "tiny", "--method", "freecp"]) == 2
-    assert "--method: 'freecp' is not one of tag" in capsys.readouterr().err
 
 
 def cells(seed: int, size: tuple[int, int], count: int) -> np.ndarray:

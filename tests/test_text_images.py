@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,20 +16,20 @@ from small_archives import Files, jpg, png, stripes, zip_of
 from ovss.data import fetch, prepare_texts, rle, text_images
 from ovss.data.captions_words import CaptionWords
 from ovss.data.polygons import fill
-from ovss.data.text_images import TextImage, TextImages
+from ovss.data.text_images import TextImage, TextImages, read_texts
 from ovss.data.text_layouts import words_of
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
 from ovss.world import tags
 from ovss.world.classes import CLASSES, INDEX, nouns
 from ovss.world.expressions import targets
+from ovss.world.files import to_pickle
 from ovss.world.tag_archives import true_words
 
 PARAMS = {"variants": 2, "tags": 12, "masks": 5, "concepts": 4, "objects": 3, "cc3m": 2}
 WORLD = tags.WorldTexts.model_validate(PARAMS)
 SEED = 3
-REFS = ("refcoco.zip", "refcoco_refs_unc.json", "refcoco+.zip", "refcoco+_refs_unc.json", "refcocog.zip",
-        "refcocog_refs_umd.json", "train2014.zip")  # fmt: skip
+REFS = ("refcoco.zip", "refcoco+.zip", "refcocog.zip", "train2014.zip")
 TAGMASK, NUSWIDE = ("cc3m_for_evaluation.zip",), ("NUS-WIDE.zip", "Flickr.zip")
 
 
@@ -129,8 +130,10 @@ def test_expressions_come_with_the_object_they_single_out(
     split: str, texts: int, person: bool | None, fetched: Path, prepared: Prepare
 ) -> None:
     out = prepared(fetched, "refcoco", split, images=3, texts=texts, masks=3)
-    refs = json.loads((fetched / f"{split.split('/')[0]}_refs_{split.split('/')[1]}.json").read_bytes())
-    wanted = [(ref, one["sent"]) for ref in refs if ref["split"] == split.split("/")[2] for one in ref["sentences"]]
+    name, by, part = split.split("/")
+    with zipfile.ZipFile(fetched / f"{name}.zip") as opened:
+        refs = pickle.loads(opened.read(f"{name}/refs({by}).p"))
+    wanted = [(ref, one["sent"]) for ref in refs if ref["split"] == part for one in ref["sentences"]]
     found = list(TextImages(out))
     assert [one.caption for one in found] == [text for _, text in wanted]
     for one, (ref, text) in zip(found, wanted, strict=True):
@@ -270,6 +273,8 @@ def test_labels_go_with_the_images_of_the_list(prepared: Prepare) -> None:
     out = prepared(nuswide(), "nuswide", "test_labelled")
     assert TextImages(out).ids == ["actor_0001_5", "actor_0002_6"]
     assert facts(out)["left_out"] == {"image not there": 1, "no concept": 1}
+    first, second = read_texts(out)
+    assert first.words is second.words, "one list in memory, however many images"
 
 
 @pytest.mark.parametrize(
@@ -298,7 +303,8 @@ class Bomb:
 SQUARE, HOLE = [2.0, 3.0, 12.0, 3.0, 12.0, 11.0, 2.0, 11.0], [20.0, 2.0, 24.0, 2.0, 24.0, 9.0, 20.0, 9.0]
 
 
-def refcoco(refs: object = None) -> Files:
+def refcoco(refs: object = None, data: bytes | None = None) -> Files:
+    """An object of two parts, another one as a crowd; ``refs`` in place of their references, or the pickle itself."""
     crowd = np.zeros((20, 30), bool)
     crowd[4:9, 7:21] = True
     image = {"id": 9, "file_name": "COCO_train2014_000000000009.jpg", "height": 20, "width": 30}
@@ -312,29 +318,47 @@ def refcoco(refs: object = None) -> Files:
          "sentences": [{"sent_id": k, "sent": text} for k, text in enumerate(("two boxes", " ", "left"))]},
         {"ref_id": 3, "ann_id": 7, "image_id": 8, "split": "train", "sentences": []},
     ]  # fmt: skip
+    listed = data if data is not None else pickle.dumps(known if refs is None else refs, protocol=2)
     members = {
         "refcoco/instances.json": json.dumps({"images": [image], "annotations": objects, "categories": []}).encode(),
-        "refcoco/refs(unc).p": pickle.dumps([Bomb()]), "refcoco/refs(google).p": pickle.dumps([Bomb()]),
+        "refcoco/refs(unc).p": listed, "refcoco/refs(google).p": pickle.dumps([Bomb()], protocol=2),
     }  # fmt: skip
     photos = {"train2014/COCO_train2014_000000000009.jpg": jpg(0, 20, 30), "train2014/other.jpg": b"unread"}
-    return {
-        "refcoco.zip": zip_of(members), "train2014.zip": zip_of(photos),
-        "refcoco_refs_unc.json": json.dumps(known if refs is None else refs).encode(),
-    }  # fmt: skip
+    return {"refcoco.zip": zip_of(members), "train2014.zip": zip_of(photos)}
 
 
-def test_pickles_are_never_opened(prepared: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_references_come_from_the_pickle_in_the_zip(prepared: Prepare) -> None:
     out = prepared(refcoco(), "refcoco", "refcoco/unc/val", images=1, texts=3, masks=2)
     found = list(TextImages(out))
     assert [one.caption for one in found] == ["two boxes", "left", "the Crowd"]
     assert facts(out)["left_out"] == {"empty expression": 1}
-    assert not list(tmp_path.rglob("opened")) and not list(tmp_path.rglob("*.p"))
     boxes, _, crowd = (one.mask for one in found)
     assert boxes is not None and crowd is not None
     np.testing.assert_array_equal(np.argwhere(boxes)[[0, -1]], [[2, 20], [10, 11]])
     assert (boxes.sum(), crowd.sum()) == (10 * 8 + 4 * 7, 5 * 14)
+    assert not list(out.rglob("*.p")), "what comes after reads the lines"
+
+
+def test_a_pickle_that_would_run_something_is_refused(
+    prepared: Prepare, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UserError, match=r"refcoco\.zip: refcoco/refs\(google\)\.p: not a pickle of plain values.*fetch"
+    ):
+        prepared(refcoco(), "refcoco", "refcoco/google/val")
+    assert not list(tmp_path.rglob("opened"))
     assert pickle.loads(pickle.dumps([Bomb()])) == [None] and (tmp_path / "opened").is_file(), "the bomb is alive"
+
+
+def test_references_written_by_python_2_are_read(prepared: Prepare) -> None:
+    """Protocol 0, byte texts with an accent, a long, and one text used twice."""
+    data = (
+        b"(lp1\n(dp2\nS'ref_id'\np3\nL1L\nsS'ann_id'\np4\nI5\nsS'image_id'\np5\nI9\nsS'split'\np6\nS'val'\np7\n"
+        b"sS'sentences'\np8\n(lp9\n(dp10\nS'sent'\np11\nS'caf\\xe9 \\'left\\''\np12\nsa(dg11\ng7\nsasa."
+    )
+    found = list(TextImages(prepared(refcoco(data=data), "refcoco", "refcoco/unc/val")))
+    assert [one.caption for one in found] == ["café 'left'", "val"]
 
 
 REF = {"ref_id": 1, "ann_id": 5, "image_id": 9, "split": "val", "sentences": [{"sent": "left"}]}
@@ -343,7 +367,14 @@ REF = {"ref_id": 1, "ann_id": 5, "image_id": 9, "split": "val", "sentences": [{"
 @pytest.mark.parametrize(
     ("refs", "words"),
     [
-        ({"refs": []}, r"refcoco_refs_unc\.json: not a list of references as JSON"),
+        (
+            {"refs": []},
+            r"refcoco\.zip: refcoco/refs\(unc\)\.p is not a list of references \(TypeError: it holds a dict",
+        ),
+        ([{**REF, "ann_id": True}], r"ref_id, ann_id and image_id are whole numbers"),
+        ([{**REF, "sentences": {"sent": "left"}}], r"sentences a list"),
+        ([{**REF, "sentences": [{"sent": 5}]}], r"every sent is a text"),
+        ([REF, "left"], r"TypeError: string indices"),
         ([{**REF, "ann_id": "5"}], r"ref_id, ann_id and image_id are whole numbers"),
         ([{key: value for key, value in REF.items() if key != "split"}], r"KeyError: 'split'"),
         ([{**REF, "sentences": [{"raw": "left"}]}], r"KeyError: 'sent'"),
@@ -358,12 +389,16 @@ def test_references_of_another_form_are_named(refs: object, words: str, prepared
         prepared(refcoco(refs), "refcoco", "refcoco/unc/val")
 
 
-def test_references_that_are_still_to_be_placed_are_named(prepared: Prepare) -> None:
-    files = {name: data for name, data in refcoco().items() if not name.endswith(".json")}
-    with pytest.raises(UserError, match=r"refcoco_refs_unc\.json: this file is needed"):
-        prepared(files, "refcoco", "refcoco/unc/val")
+def test_references_that_are_not_in_the_zip_are_named(prepared: Prepare) -> None:
+    with pytest.raises(UserError, match=r"refcoco\.zip: there is no member 'refcoco/refs\(umd\)\.p'"):
+        prepared(refcoco(), "refcoco", "refcoco/umd/val")
     with pytest.raises(UserError, match=r"write name/by/part, for example refcoco/unc/val"):
         prepared(refcoco(), "refcoco", "val")
+
+
+def test_the_worlds_pickles_depend_on_their_values_only() -> None:
+    text = "".join(["le", "ft"])
+    assert to_pickle([{"a": text, "b": text}]) == to_pickle([{"a": "left", "b": "".join(["lef", "t"])}])
 
 
 # --- the prepared form

@@ -10,7 +10,6 @@ import random
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +19,8 @@ NOTHING: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module")
-def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    yield Scenario.create(root, tmp_path_factory.mktemp("workflow"))
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    return Scenario.after_first_run(root, tmp_path_factory, "workflow")
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +29,17 @@ def results(project: Scenario) -> Path:
 
 
 def test_a_killed_run_is_continued_by_the_same_command(project: Scenario, results: Path) -> None:
-    process = project.start()
-    project.kill_when(process, jobs=3)
-    before = project.jobs()
-    after = project.reproduce()
-    assert sum(before.values()) >= 3
-    assert not any(stage in before for stage in ("table", "report"))
-    counted = before + after
+    assert sum(project.killed.values()) >= 3
+    assert not any(stage in project.killed for stage in ("table", "report"))
+    counted = project.killed + project.continued
     assert (counted["world"], counted["fetch"], counted["prepare"]) == (3, 3, 2), "two data sets and the captions"
     assert (counted["train_clip"], counted["table"], counted["claims"], counted["report"]) == (1, 1, 1, 1)
     assert (results / "report" / "index.html").is_file() and (results / "freecp" / "table1.json").is_file()
     assert not list((project.folder / "work").glob("*/*.part-*"))
-    project.commit("first run")
+
+
+def test_a_copy_in_another_folder_runs_nothing(project: Scenario) -> None:
+    assert project.reproduce() == NOTHING
 
 
 def test_no_change_runs_nothing(project: Scenario) -> None:

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,8 @@ NOTHING: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module")
-def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    made = Scenario.create(root, tmp_path_factory.mktemp("store"))
-    made.reproduce()
-    made.commit("first run")
-    yield made
+def project(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    return Scenario.after_first_run(root, tmp_path_factory, "store")
 
 
 @pytest.fixture(scope="module")

@@ -42,8 +42,11 @@ def _publish(options: argparse.Namespace, root: Path) -> int:
 
 
 def _reproduce(options: argparse.Namespace, root: Path) -> int:
+    from ovss.data.user_limits import OFFLINE
     from ovss.reproduce import reproduce
 
+    if options.offline:
+        os.environ[OFFLINE] = "1"
     return reproduce(root, options.force_unlock)
 
 
@@ -56,11 +59,20 @@ def _summary(options: argparse.Namespace, root: Path) -> int:
 
 
 def _plan(options: argparse.Namespace, root: Path) -> int:
-    from ovss.plan.plan import load_plan
-    from ovss.plan.show import as_json, overview
+    from ovss.plan.cost import Costs
+    from ovss.plan.plan import make_plan
+    from ovss.plan.project import Project
+    from ovss.plan.show import as_json, job_list, overview
 
-    plan = load_plan(root, options.scale)
-    print(as_json(plan) if options.json else overview(plan, root))
+    project = Project.load(root)
+    plan = make_plan(project, options.scale)
+    project.closure.remember()
+    if options.json:
+        print(as_json(plan, Costs(project) if options.jobs else None))
+    elif options.jobs or options.stage:
+        print(job_list(plan, root, Costs(project), options.stage))
+    else:
+        print(overview(project, plan))
     return 0
 
 
@@ -113,11 +125,15 @@ def _segment(options: argparse.Namespace, root: Path) -> int:
     from ovss import runner
     from ovss.segment.command import Request, main
 
-    runner.quiet_threads()
     scale = options.scale or _default_scale(root)
-    request = Request(
-        options.images, options.method, scale, options.captions, options.out, options.clusters, options.classes
-    )
+    if options.list:
+        from ovss.segment.listing import listing
+
+        print(listing(root, scale))
+        return 0
+    runner.quiet_threads()
+    request = Request(options.images, options.method, scale, options.out, options.classes, options.classes_file,
+                      options.dataset, options.captions, options.clusters)  # fmt: skip
     return main(request, root)
 
 
@@ -142,9 +158,12 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = add("reproduce", _reproduce, "run everything that is not there yet, then print where the report is", False)
     sub.add_argument("--force-unlock", action="store_true", help="remove locks that a killed run left behind")
+    sub.add_argument("--offline", action="store_true", help="download nothing; say which files are missing and where")
     add("summary", _summary, "print the summary table of the published results")
-    sub = add("plan", _plan, "list the jobs: what exists, what would run, which cells stay empty and why")
+    sub = add("plan", _plan, "what would run, what it costs, what is to be downloaded or placed, what stays empty")
     sub.add_argument("--json", action="store_true", help="every job with the parts of its key, as JSON")
+    sub.add_argument("--jobs", action="store_true", help="every job with its inputs and its GPU-hours, estimated")
+    sub.add_argument("--stage", metavar="STAGE", help="with --jobs: those of this stage")
     sub = add("diff", _diff, "compare the metrics of two commits cell by cell, with paired bootstrap intervals")
     sub.add_argument("revision", metavar="REV", help="a commit, branch or tag")
     sub.add_argument("other", metavar="REV2", nargs="?", help="the other side (default: the working tree)")
@@ -165,13 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--model", required=True, metavar="MODEL", help="folder, or name on the Hugging Face hub")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="JSON file; words in it are kept")
     sub.add_argument("--seed", type=int, default=0)
-    sub = add("segment", _segment, "name the segments of your own pictures, without a class list")
-    sub.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a picture, or a folder with pictures")
-    sub.add_argument("--method", default="tag", metavar="NAME", help="how: tag (default)")
-    sub.add_argument("--captions", default="pmd", metavar="NAME", help="pmd (default), cc12m, wordnet or english_words")
-    sub.add_argument("--clusters", type=int, metavar="N", help="segments a picture at most (default: the paper's)")
-    sub.add_argument("--classes", metavar="NAMES", help="also give each word the nearest of these: 'cat, dog, grass'")
-    sub.add_argument("--out", type=Path, default=Path("segmented"), metavar="DIR", help="(default: segmented)")
+    _add_segment(add("segment", _segment, "segment your own pictures with any method of the papers"))
     sub = add("dataset", _dataset, "check a data set (your own, say) against its entry and draw a contact sheet")
     sub.add_argument("action", choices=("check",))
     sub.add_argument("name", metavar="NAME", help="a data set of datasets.yaml")
@@ -183,6 +196,31 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--pass", dest="group", help="a pass: <stage>/<name>")
     sub.add_argument("--seal", help="what the pass was planned as; refuses to run if the plan has changed since")
     return parser
+
+
+def _add_segment(sub: argparse.ArgumentParser) -> None:
+    sub.formatter_class = argparse.RawDescriptionHelpFormatter
+    sub.epilog = """Of each picture NAME it writes NAME.png (the picture, its classes, a legend), NAME.labels.png
+(class number of every pixel, 255 = none, at the picture's size) and NAME.json (the rest).
+
+  ovss segment photo.jpg --method freecp --classes "cat, sofa"   classes of your own
+  ovss segment photo.jpg --method sclip --dataset ADE            the class list of a data set
+  ovss segment holiday/                                          words that nobody gave it (TAG)
+  ovss segment --list                                            all names, and what each still needs"""
+    sub.add_argument("images", nargs="*", type=Path, metavar="IMAGE", help="a picture, or a folder with pictures")
+    sub.add_argument("--list", action="store_true", help="list the names for --method and what they need")
+    sub.add_argument("--method", default="tag", metavar="NAME",
+                     help="a name of --list, or any row of a paper as paper.table.row (default: tag)")  # fmt: skip
+    sub.add_argument("--classes", metavar="NAMES", help="'cat, sofa': the classes (tag: the nearest of each word)")
+    sub.add_argument("--classes-file", type=Path, metavar="FILE",
+                     help="the same as a file, one class a line; further names of it after ', '")  # fmt: skip
+    sub.add_argument("--dataset", metavar="NAME",
+                     help="whose class list, thresholds and background: VOC21 (default), ADE, ... or one of your own; "
+                     "without background (VOC20, ADE, ...) every pixel gets a class")  # fmt: skip
+    sub.add_argument("--captions", metavar="NAME", help="tag: pmd (default), cc12m, wordnet or english_words")
+    sub.add_argument("--clusters", type=int, metavar="N", help="tag: segments a picture at most")
+    sub.add_argument("--out", type=Path, default=Path("segmented"), metavar="DIR",
+                     help="folder of the results (default: segmented)")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

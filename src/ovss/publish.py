@@ -14,6 +14,7 @@ from typing import Any
 
 from ovss import origin
 from ovss.errors import UserError
+from ovss.failures import left_out_of
 from ovss.plan.job import Job
 from ovss.plan.plan import Plan
 from ovss.plan.rows import Empty
@@ -115,7 +116,18 @@ def summary(plan: Plan, root: Path) -> str:
         tables = sum(name == paper for name, _ in plan.tables)
         lines.append(f"{paper:<10} {tables:>6} {len(cells):>6} {filled:>6}  {_claims(plan, root, paper)}")
     report = root / "results" / plan.scale / "report" / "index.html"
-    return "\n".join([f"scale {plan.scale}", *lines, "", f"report: {report}"])
+    return "\n".join([f"scale {plan.scale}", *lines, *_incomplete(plan, root), "", f"report: {report}"])
+
+
+def _incomplete(plan: Plan, root: Path) -> list[str]:
+    """What the results lack because it could not be fetched, and how many cells that is."""
+    lines = []
+    for archive, why in sorted(left_out_of(root).items()):
+        cells = sum(
+            isinstance(cell, Empty) and f"could not be fetched: {why}" in cell.why for cell in plan.cells.values()
+        )
+        lines.append(f"INCOMPLETE: {archive} could not be fetched, {cells} cells are empty for it: {why}")
+    return ["", *lines] if lines else []
 
 
 def _cited(cell: list[Job] | Empty) -> bool:

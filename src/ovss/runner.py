@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ovss import origin
+from ovss import failures, origin
 from ovss.errors import UserError
 from ovss.jobs import Item, JobContext, Machine
 from ovss.plan.job import Job, digest
@@ -192,7 +192,9 @@ def run_jobs(jobs: Sequence[Job], root: Path, seed: int) -> None:
                 with _scratch(root, [job]) as scratch:
                     inputs = _inputs(job, root)
                     context = JobContext(seed, where, job.params, inputs, folders[job.directory], scratch=scratch)
-                    finish(job.directory, module.run(context))
+                    with failures.noted(root, job.name) if job.stage == "fetch" else contextlib.nullcontext():
+                        facts = module.run(context)
+                    finish(job.directory, facts)
             return
         for part in _passes(jobs):
             items = {job.directory: Item(job.params, _inputs(job, root), folders[job.directory]) for job in part}

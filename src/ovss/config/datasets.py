@@ -83,6 +83,7 @@ class Captions(Strict):
     title: str
     sources: tuple[CaptionFiles, ...] = Field(min_length=1)
     deduplicate: bool = Field(default=False, description="leave out captions that occurred before, letter by letter")
+    rows: int | None = Field(default=None, ge=1, description="captions, roughly; for estimates, never checked")
     note: str | None = None
 
 

@@ -52,12 +52,20 @@ class Verified(Strict):
 
 
 class DownloadedFile(Verified):
-    """One file to download, or (url: null) to be placed by hand."""
+    """One file to download, or (url: null) to be placed by hand. about: its size in bytes, roughly, where no exact one
+    is known; it is shown before a download and never checked."""
 
     name: FileName
+    about: int | None = Field(default=None, ge=1)
     url: Url | None = None
     mirrors: tuple[Url, ...] = ()
     note: str | None = None
+
+
+    @property
+    def bytes(self) -> int | None:
+        """Size, exact or rough; None: not known."""
+        return self.size or self.about
 
 
 def fetched(files: Iterable[DownloadedFile]) -> list[dict[str, Any]]:

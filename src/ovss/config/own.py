@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from ovss.config.base import Strict
-from ovss.data.label_maps import IGNORED, LabelMap, RawValues
+from ovss.data.label_maps import LabelMap, RawValues, ignored_index
 
 
 def _listed(value: object) -> object:
@@ -19,7 +19,10 @@ class OwnDataset(Strict):
 
     title: str = Field(min_length=1)
     images: str = Field(min_length=1, description="folder of the images, from the project's folder on")
-    masks: str = Field(min_length=1, description="folder of the label PNGs (8-bit, a PNG named as its image)")
+    masks: str = Field(
+        min_length=1,
+        description="folder of the label PNGs (8-bit, or 16-bit for values above 255; a PNG named as its image)",
+    )
     labels: LabelMap
     classes: tuple[str, ...] = Field(description="names of each class in class order, parted by ', '")
     ignore: Annotated[RawValues, BeforeValidator(_listed, json_schema_input_type=int | list[int | str])] = Field(
@@ -53,7 +56,7 @@ class OwnDataset(Strict):
     def _ignored(self) -> Self:
         known, other = self.labels.table()
         for value in self.ignore:
-            if (index := known.get(value, other)) != IGNORED:
+            if (index := known.get(value, other)) != ignored_index(self.labels.num_classes):
                 raise ValueError(f"ignore: raw value {value} is class {index} in labels; take it out of one of them")
         return self
 

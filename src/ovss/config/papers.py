@@ -272,6 +272,9 @@ class Paper(Strict):
     columns: dict[str, Column]
     protocols: dict[str, Protocol]
     presets: dict[str, Preset] = Field(default_factory=dict)
+    own_images: dict[Identifier, str] = Field(
+        default_factory=dict, description="Names that 'ovss segment' gives to rows of this paper: table.row by name."
+    )
     tables: dict[str, Table]
     differences: tuple[Difference, ...] = ()
     claims: tuple[Claim, ...] = ()
@@ -294,6 +297,11 @@ class Paper(Strict):
                 self._check_run(f"{name}.{row.id}", row.run)
                 for other in row.same_as:
                     self._check_place(f"row '{name}.{row.id}': same_as", other)
+        for name, place in self.own_images.items():
+            self._check_place(f"own_images '{name}'", place)
+            table_name, _, row_id = place.partition(".")
+            if self.tables[table_name].row(row_id).run is None:
+                raise ValueError(f"own_images '{name}': row '{place}' has no run; name one that has")
         for difference in self.differences:
             for name in difference.tables:
                 need(f"difference '{difference.id}': table", name, self.tables)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import lzma
+import shutil
 import stat
 import struct
 import tarfile
@@ -28,11 +29,15 @@ _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, str
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may unpack to; photographs and PNG maps hardly compress, so a large ratio is a bomb."""
+    """What an archive may unpack to; photographs and PNG maps hardly compress, so a large ratio is a bomb.
+
+    ``spare_bytes`` of the disk are left free, whatever the archive holds.
+    """
 
     ratio: float = 100.0
     slack_bytes: int = 64 << 20
     members: int = 2_000_000
+    spare_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -56,14 +61,15 @@ def extract(archive: Path, out: Path, wanted: Callable[[str], bool], limits: Lim
 
     Raises:
         UserError: the archive is damaged or truncated, a member's name leaves ``out`` (absolute, ``..``), a wanted
-            member is a link or a device or occurs twice, or the limits are passed.
+            member is a link or a device or occurs twice, the limits are passed, or the disk would be full.
     """
     limits = limits or Limits()
     written: list[str] = []
     with _members(archive) as members:
-        budget = _budget(archive, limits)
+        budget, room = _budget(archive, limits), _room(out) - limits.spare_bytes
         for name, member in _wanted(members, archive, wanted, limits):
-            budget -= _write(member, out / name, archive, budget)
+            size = _write(member, out / name, archive, budget, room)
+            budget, room = budget - size, room - size
             written.append(name)
     return sorted(written)
 
@@ -84,6 +90,17 @@ def open_members(
         for name, member in _wanted(members, archive, wanted, limits):
             with member.open() as source:
                 yield name, io.BufferedReader(_Guarded(source, archive, budget), _CHUNK)
+
+
+def check(archive: Path) -> None:
+    """Read the members' headers, of a tar to the end, and write nothing.
+
+    Raises:
+        UserError: the archive is damaged or truncated, holds too many members, or a name leaves the target.
+    """
+    with _members(archive) as members:
+        for _ in _wanted(members, archive, lambda _: False, Limits()):
+            pass
 
 
 @contextmanager
@@ -107,6 +124,11 @@ def open_file(path: Path, limits: Limits | None = None) -> Iterator[IO[bytes]]:
 
 def _budget(archive: Path, limits: Limits) -> int:
     return int(archive.stat().st_size * limits.ratio) + limits.slack_bytes
+
+
+def _room(folder: Path) -> int:
+    """Free bytes where a folder is, or will be."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.absolute().parents) if place.is_dir())).free
 
 
 def _wanted(
@@ -185,7 +207,7 @@ def safe_name(name: str, archive: Path) -> str | None:
     return str(path)
 
 
-def _write(member: _Member, target: Path, archive: Path, budget: int) -> int:
+def _write(member: _Member, target: Path, archive: Path, budget: int, room: int) -> int:
     """Stream a member into a new file and return its size."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -195,6 +217,11 @@ def _write(member: _Member, target: Path, archive: Path, budget: int) -> int:
                 size += len(chunk)
                 if size > budget:
                     raise _bomb(archive)
+                if size > room:
+                    raise UserError(
+                        f"{archive}: member {member.name!r} does not fit on the disk, where {max(room, 0)} bytes may "
+                        "be used; make room and start again"
+                    )
                 sink.write(chunk)
     except (FileExistsError, NotADirectoryError, IsADirectoryError):
         raise UserError(f"{archive}: member {member.name!r} collides with another member") from None

@@ -8,15 +8,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ovss.data.remote import RemoteFile, problem_of, verify
+from ovss.data.remote import RemoteFile, move, problem_of, verify
 from ovss.data.transfer import Failure, Partial, Patience, fetch, raise_if_full
+from ovss.data.user_limits import OFFLINE, Budget, offline
 from ovss.errors import UserError
 
-__all__ = ["Patience", "RemoteFile", "download"]
+__all__ = ["Patience", "RemoteFile", "download", "part_name"]
+
+_LOCAL = "file://"
 
 
 def download(
-    file: RemoteFile, folder: Path, partial: Path | None = None, hint: str = "", patience: Patience | None = None
+    file: RemoteFile,
+    folder: Path,
+    partial: Path | None = None,
+    hint: str = "",
+    patience: Patience | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Bring a file into ``folder`` under its name, complete and verified.
 
@@ -24,40 +32,52 @@ def download(
         file: what to fetch; its addresses are tried in order (https, http, file).
         folder: where the finished file goes.
         partial: where the unfinished file is kept, to go on after an interruption; None = ``folder``.
-        hint: what to do when no address works (added to the message).
+        hint: what to do when no address works, or none may be asked (added to the message).
         patience: retries and time limits; None = the defaults.
+        budget: how much may come; None = anything.
 
     Returns:
-        {"size", "sha256", "verified_by": "sha256" | "sha1" | "md5" | None, "url"}.
+        what ``verify`` returns, and "url".
 
     Raises:
-        UserError: no address gives the right bytes (the message says why, for each), or the disk is full.
+        UserError: no address gives the right bytes (the message says why, for each), the disk is full, no network may
+            be used, or more would come than is allowed.
     """
+    urls = [url for url in file.urls if url.startswith(_LOCAL) or not offline()]
+    if file.urls and not urls:
+        raise UserError(f"{file.name}: not downloaded, since {OFFLINE} is set{'; ' + hint if hint else ''}")
     partial = partial or folder
     for directory in (folder, partial):
         directory.mkdir(parents=True, exist_ok=True)
-    part = Partial(partial / f"{file.name}.part")
+    part = Partial(partial / part_name(file))
     problems: list[str] = []
-    for url in file.urls:
+    for url in urls:
         _need_space(file, part)
-        problem = _one_address(url, file, part, patience or Patience())
+        problem = _one_address(url, file, part, patience or Patience(), budget or Budget())
         if problem is None:
             facts = verify(part.path, file)
-            shutil.move(part.path, folder / file.name)
+            move(part.path, folder / file.name)
             part.discard()
             return {**facts, "url": url}
         problems.append(f"{url}: {problem}")
     reasons = "; ".join(problems) or "no address is known"
-    raise UserError(f"{file.name}: could not be downloaded ({reasons}){'; ' + hint if hint else ''}")
+    raise UserError(
+        f"{file.name}: could not be downloaded ({reasons}){'; check the connection, or ' + hint if hint else ''}"
+    )
 
 
-def _one_address(url: str, file: RemoteFile, part: Partial, patience: Patience) -> str | None:
+def part_name(file: RemoteFile) -> str:
+    """Name of the unfinished file."""
+    return f"{file.name}.part"
+
+
+def _one_address(url: str, file: RemoteFile, part: Partial, patience: Patience, budget: Budget) -> str | None:
     """Fetch from one address until the bytes are right; the problem in words if they never are."""
     problem, wrong_bytes = "", 0
     for attempt in range(patience.attempts):
         if attempt:
             time.sleep(patience.pause * 2 ** (attempt - 1))
-        failure = _copy(url, part) if url.startswith("file://") else fetch(url, file, part, patience)
+        failure = _copy(url, part) if url.startswith(_LOCAL) else fetch(url, file, part, patience, budget)
         if failure is None:
             found = problem_of(part.path, file)
             if found is None:

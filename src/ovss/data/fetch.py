@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ovss.data.download import download
+from ovss.data import archives, first_use
+from ovss.data.download import download, part_name
 from ovss.data.places import PARTIAL, manual_path
-from ovss.data.remote import RemoteFile, place, verify
+from ovss.data.remote import RemoteFile, copy, place, verify
+from ovss.data.transfer import Partial
+from ovss.data.user_limits import Budget, most_bytes
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 
 _WORLD, _PACKAGE = "world://", "package://"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip", ".deb")
 
 
 def run(ctx: JobContext) -> dict[str, object]:
@@ -25,28 +28,39 @@ def run(ctx: JobContext) -> dict[str, object]:
     Params: archive (name), files (entries of datasets.yaml: name, url, mirrors, size, hashes), manual (text or null).
     Inputs: ``world`` where an address starts with ``world://``. An address ``package://NAME/PATH`` is a file of the
     installed Python package NAME.
-    Output: the files under their names. A file at ``data/manual/<archive>/<name>`` is verified and used as it is.
+    Output: the files under their names. A file at ``data/manual/<archive>/<name>`` is verified and used as it is. What
+    no hash is published of must be what it was at its first use (``ovss.data.first_use``).
 
     Returns:
         {"archive", "files": {name: {"size", "sha256", "verified_by", "url"}}}.
 
     Raises:
-        UserError: a file cannot be had or is not the expected one.
+        UserError: a file cannot be had or is not the expected one, or more would be downloaded than the user allows.
     """
     archive = str(ctx.params["archive"])
+    files = [first_use.expected(archive, RemoteFile.of(entry)) for entry in ctx.params["files"]]
+    budget = Budget(most_bytes())
+    budget.need(archive, sum(bytes_to_come(archive, file) for file in files))
     facts: dict[str, Any] = {}
-    for entry in ctx.params["files"]:
-        file = RemoteFile.of(entry)
+    for file in files:
         if file.urls and file.urls[0].startswith(_WORLD):
             facts[file.name] = _from_world(file, ctx.inputs, ctx.out)
         elif file.urls and file.urls[0].startswith(_PACKAGE):
             facts[file.name] = _from_package(file, ctx.out)
         else:
-            facts[file.name] = _from_outside(file, archive, ctx.params.get("manual"), ctx.out)
+            facts[file.name] = _from_outside(file, archive, ctx.params.get("manual"), ctx.out, budget)
     return {"archive": archive, "files": facts}
 
 
-def _from_outside(file: RemoteFile, archive: str, manual: str | None, out: Path) -> dict[str, Any]:
+def bytes_to_come(archive: str, file: RemoteFile, root: Path = Path()) -> int:
+    """Bytes of a file that will be downloaded; 0 where its size is not stated, or a person has placed it."""
+    on_network = any(url.startswith("http") for url in file.urls)
+    if not on_network or (root / manual_path(archive, file.name)).is_file():
+        return 0
+    return max(0, (file.size or 0) - Partial(root / PARTIAL / archive / part_name(file)).size)
+
+
+def _from_outside(file: RemoteFile, archive: str, manual: str | None, out: Path, budget: Budget) -> dict[str, Any]:
     by_hand = manual_path(archive, file.name)
     todo = f": {manual}" if manual else ""
     if by_hand.is_file():
@@ -55,10 +69,13 @@ def _from_outside(file: RemoteFile, archive: str, manual: str | None, out: Path)
     elif not file.urls:
         raise UserError(f"{by_hand}: this file has to be placed by hand{todo or '; see datasets.yaml'}")
     else:
-        hint = f"check the connection, or place the file at {by_hand}{todo}"
-        facts = download(file, out, partial=PARTIAL / archive, hint=hint)
-    if facts["verified_by"] is None:
-        print(f"{file.name}: no hash is published; the measured sha256 is {facts['sha256']}", file=sys.stderr)
+        hint = f"place the file at {by_hand} (it is published at {file.urls[0]}){todo}"
+        facts = download(file, out, partial=PARTIAL / archive, hint=hint, budget=budget)
+    if file.strongest is None:
+        if file.name.endswith(_ARCHIVES):
+            archives.check(out / file.name)
+        lock = first_use.remember(archive, file.name, facts)
+        print(f"{file.name}: no hash is published; its sha256 {facts['sha256']} is kept in {lock}", file=sys.stderr)
     return facts
 
 
@@ -97,5 +114,5 @@ def _from_package(file: RemoteFile, out: Path) -> dict[str, Any]:
     source = Path(str(found.locate()))
     facts = verify(source, file)
     # A copy, no second name: a later change of the installed package must not reach the output.
-    shutil.copyfile(source, out / file.name)
+    copy(source, out / file.name)
     return {**facts, "url": file.urls[0]}

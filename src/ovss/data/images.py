@@ -16,10 +16,19 @@ from PIL import Image
 from ovss.data.labels import read_label
 from ovss.errors import UserError
 
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+"""What is taken for an image, whatever its name says: the formats of the data sets and of one's own folders.
+
+Pillow would try some forty others, of which one runs another program and many were never meant for unknown bytes.
+"""
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: RGB (H, W, 3) uint8, and per view its class indices (H, W) uint8 (255 = not scored)."""
+    """One image: RGB (H, W, 3) uint8, and per view its class indices (H, W).
+
+    Class indices are uint8 with 255 = not scored, or, with more than 255 classes, uint16 with 65535.
+    """
 
     id: str
     image: np.ndarray
@@ -39,11 +48,30 @@ def read_image(path: Path) -> np.ndarray:
         UserError: the file is missing, empty, damaged or no image.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return np.array(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = "it is empty" if path.is_file() and path.stat().st_size == 0 else str(error)
         raise UserError(f"{path}: this image cannot be read ({reason}); fetch the archive again") from error
+
+
+def read_colours(path: Path) -> np.ndarray:
+    """Values of an RGB image whose colours are numbers: it is read as it is, or not at all.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        UserError: the file is no image, is damaged, or has another mode.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.mode == "RGB":
+                return np.array(image)
+            reason = f"mode {image.mode} instead of RGB"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error)
+    raise UserError(f"{path}: this coloured label image cannot be read ({reason}); fetch the archive again")
 
 
 class Images:
@@ -54,7 +82,7 @@ class Images:
 
     Args:
         directory: a prepared source.
-        lut_by_view: view -> (256,) uint8, raw label value -> class index (``ovss.data.labels.lookup_table``).
+        lut_by_view: view -> raw label value -> class index (``ovss.data.labels.lookup_table``).
         start, stop: positions in the index; None = to the end.
         workers: threads that decode ahead.
     """

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from ovss.config.base import Strict
 from ovss.data.ahead import in_order
+from ovss.data.images import FORMATS
 from ovss.data.webdataset import Member, Sample
 from ovss.errors import UserError
 
@@ -83,7 +84,7 @@ def _image_problem(data: bytes) -> str | None:
     if data[:512].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "a web page in place of the image"
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             # all bytes are decoded, few pixels are computed
             image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
@@ -132,7 +133,7 @@ class Pairs:
             key = _read(stream, int(row["image"]) - 512, 100).split(b"\0")[0].decode(errors="replace").partition(".")[0]
             data = _read(stream, int(row["image"]), int(row["image_bytes"]))
             caption = caption_of(_read(stream, int(row["text"]), int(row["text_bytes"])))
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return Pair(f"{stem}/{key}", np.array(image.convert("RGB")), caption)
 
     def caption(self, position: int) -> str:

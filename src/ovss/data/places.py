@@ -1,4 +1,4 @@
-"""Where files lie that a person places by hand, and unfinished downloads (both relative to the repository)."""
+"""Where files lie that a person places by hand, unfinished downloads, and locks (relative to the repository)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 MANUAL = Path("data") / "manual"
 PARTIAL = Path("data") / "partial"
+CHECKSUMS = Path("data") / "checksums"
+"""Part of the repository, unlike the rest of ``data``."""
 
 
 def manual_path(archive: str, file: str) -> Path:

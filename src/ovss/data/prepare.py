@@ -1,6 +1,7 @@
 """The stage that brings one split of a data set into the common form: images as they are, raw labels, an index.
 
-Output: ``images/<id>.<jpg|png>`` (original bytes), ``labels/<id>.png`` (8-bit gray, the source's raw values),
+Output: ``images/<id>.<jpg|png>`` (original bytes), ``labels/<id>.png`` (gray, the source's raw values: 8-bit, or
+16-bit where the source allows values above 255),
 ``index.csv`` (id, image, label, height, width; sorted by id), ``facts.json``.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -20,21 +22,21 @@ from PIL import Image
 
 from ovss.data import layouts
 from ovss.data.images import read_image
-from ovss.data.labels import check_values, read_label
+from ovss.data.labels import check_values, is_wide, read_label
 from ovss.data.layouts import Entry
 from ovss.errors import UserError
 from ovss.jobs import JobContext
 
 
 class Row(NamedTuple):
-    """One line of the index, and the label's pixels per raw value ((256,) int64)."""
+    """One line of the index, and the label's pixels by raw value (those that occur)."""
 
     id: str
     image: str
     label: str
     height: int
     width: int
-    pixels: np.ndarray
+    pixels: dict[int, int]
 
 
 def run(ctx: JobContext) -> dict[str, object]:
@@ -86,21 +88,24 @@ def convert(entries: Sequence[Entry], out: Path, allowed: Collection[int] | None
         (out / folder).mkdir()
     if len({entry.id for entry in entries}) < len(entries):
         raise UserError(f"{out}: two images have the same id; the archive is not the expected one")
-    one = partial(_convert_one, out=out, allowed=None if allowed is None else frozenset(allowed))
+    known = None if allowed is None else frozenset(allowed)
+    one = partial(_convert_one, out=out, allowed=known, wide=is_wide(allowed))
     with ThreadPoolExecutor(max(1, workers)) as pool:
         return list(pool.map(one, entries))
 
 
-def _convert_one(entry: Entry, out: Path, allowed: frozenset[int] | None) -> Row:
+def _convert_one(entry: Entry, out: Path, allowed: frozenset[int] | None, wide: bool) -> Row:
     height, width = read_image(entry.image).shape[:2]
-    label = read_label(entry.label)
+    label = read_label(entry.label, wide)
     if label.shape != (height, width):
         raise UserError(f"{entry.id}: the image has size {(height, width)}, its label {label.shape}")
     pixels = check_values(label, allowed, entry.id)
     image, mask = f"images/{entry.id}{entry.image.suffix.lower()}", f"labels/{entry.id}.png"
     entry.image.rename(out / image)
     Image.fromarray(label).save(out / mask)
-    return Row(entry.id, image, mask, height, width, pixels)
+    return Row(
+        entry.id, image, mask, height, width, {value: int(pixels[value]) for value in np.flatnonzero(pixels).tolist()}
+    )
 
 
 def write_index(rows: Sequence[Row], out: Path) -> None:
@@ -113,14 +118,16 @@ def write_index(rows: Sequence[Row], out: Path) -> None:
 
 def facts_of(source: str, split: str, rows: Sequence[Row]) -> dict[str, Any]:
     """What was prepared: number of images, their sides, pixels and images per raw label value."""
-    pixels = np.stack([row.pixels for row in rows])
-    present = np.flatnonzero(pixels.sum(axis=0)).tolist()
+    pixels, images = Counter[int](), Counter[int]()
+    for row in rows:
+        pixels.update(row.pixels)
+        images.update(row.pixels.keys())
     return {
         "source": source,
         "split": split,
         "images": len(rows),
         "height": [min(row.height for row in rows), max(row.height for row in rows)],
         "width": [min(row.width for row in rows), max(row.width for row in rows)],
-        "pixels_of_value": {str(value): int(pixels[:, value].sum()) for value in present},
-        "images_with_value": {str(value): int((pixels[:, value] > 0).sum()) for value in present},
+        "pixels_of_value": {str(value): pixels[value] for value in sorted(pixels)},
+        "images_with_value": {str(value): images[value] for value in sorted(images)},
     }

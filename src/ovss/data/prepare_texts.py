@@ -139,7 +139,7 @@ def union(paths: Sequence[Path], shape: tuple[int, int]) -> np.ndarray:
     total = np.zeros(shape, dtype=bool)
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 mask = np.array(image.convert("L"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: this mask cannot be read ({error}); fetch the archive again") from error

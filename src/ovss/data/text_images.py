@@ -59,20 +59,24 @@ def read_texts(directory: Path) -> list[Text]:
     Raises:
         UserError: the directory is no prepared source of images with texts.
     """
+    lists = dict[tuple[Any, ...], tuple[Any, ...]]()
     try:
         with (directory / TEXTS).open(encoding="utf-8") as stream:
-            return [_text(json.loads(line)) for line in stream]
+            return [_text(json.loads(line), lists) for line in stream]
     except OSError as error:
         raise UserError(f"{directory}: not a prepared source with texts ({TEXTS}: {error.strerror})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{directory / TEXTS}: damaged ({error}); prepare the source again") from error
 
 
-def _text(line: Mapping[str, Any]) -> Text:
+def _text(line: Mapping[str, Any], lists: dict[tuple[Any, ...], tuple[Any, ...]]) -> Text:
     relevant = None if line["relevant"] is None else tuple(bool(value) for value in line["relevant"])
     words = tuple(map(sys.intern, line["words"]))  # a list of concepts comes with every image
     if relevant is not None and len(relevant) != len(words):
         raise ValueError(f"{line['id']} has {len(words)} words and {len(relevant)} marks")
+    if not line["caption"]:  # every image has the same list, and many the same marks: one tuple for all
+        words = lists.setdefault(words, words)
+        relevant = relevant and lists.setdefault(relevant, relevant)
     return Text(line["id"], line["image"], line["caption"], words, relevant, line["mask"])
 
 

@@ -15,11 +15,16 @@ import urllib3
 from tqdm import tqdm
 
 from ovss.data.remote import RemoteFile
+from ovss.data.user_limits import Budget
 from ovss.errors import UserError
 
 _CHUNK = 1 << 20
 LARGEST = 1 << 37
 """Bytes that are taken of a file whose size is not known."""
+PROGRESS_S = 0.5
+"""Seconds between two states of the progress bar in a terminal."""
+LOGGED_S = 30.0
+"""Seconds between two lines of progress where stderr is no terminal."""
 _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -89,11 +94,11 @@ class Partial:
         self._note.unlink(missing_ok=True)
 
 
-def fetch(url: str, file: RemoteFile, part: Partial, patience: Patience) -> Failure | None:
+def fetch(url: str, file: RemoteFile, part: Partial, patience: Patience, budget: Budget) -> Failure | None:
     """Ask an http(s) address once; None = the body came to its end (nothing else is checked here).
 
     Raises:
-        UserError: the disk is full (what has come stays for the next start).
+        UserError: the disk is full, or more would come than is allowed (what has come stays for the next start).
     """
     start = _resume_from(url, file, part)
     headers = {"Accept-Encoding": "identity", "User-Agent": "ovss-repro"}
@@ -104,7 +109,7 @@ def fetch(url: str, file: RemoteFile, part: Partial, patience: Patience) -> Fail
     try:
         limits = (patience.connect, patience.read)
         with requests.get(url, headers=headers, stream=True, timeout=limits) as response:
-            return _receive(url, response, start, file, part)
+            return _receive(url, response, start, file, part, budget)
     except requests.exceptions.TooManyRedirects:
         return Failure("it redirects without end", final=True)
     except UserError:
@@ -135,7 +140,9 @@ def _resume_from(url: str, file: RemoteFile, part: Partial) -> int:
     return part.size if not complete and (part.stamp.continues(url) or file.strongest) else 0
 
 
-def _receive(url: str, response: requests.Response, start: int, file: RemoteFile, part: Partial) -> Failure | None:
+def _receive(
+    url: str, response: requests.Response, start: int, file: RemoteFile, part: Partial, budget: Budget
+) -> Failure | None:
     hops = [urlsplit(answer.url).scheme for answer in (*response.history, response)]
     if hops[0] == "https" and "http" in hops and not file.sha256:
         return Failure("it redirects from https to an unprotected address", final=True)
@@ -146,23 +153,30 @@ def _receive(url: str, response: requests.Response, start: int, file: RemoteFile
     if status not in (200, 206):
         return Failure(f"the server answers {status} {response.reason}", final=status not in _TRY_AGAIN)
     stamp = Stamp.of(url, response)
+    changed = part.stamp.url == url and part.stamp != stamp
     if status == 200:
+        if start and changed:
+            print(f"{file.name}: the file on the server has changed since the first part came; it is fetched anew",
+                  file=sys.stderr)  # fmt: skip
         part.restart(stamp)
-    elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-") or (
-        part.stamp.url == url and part.stamp.etag != stamp.etag
-    ):
+    elif part.stamp.url == url and part.stamp.etag != stamp.etag:
         part.discard()
-        return Failure("the server went on with another range or version", final=False)
-    return _append(response, file, part)
+        return Failure("the file on the server has changed since the first part came (another ETag)", final=False)
+    elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+        part.discard()
+        return Failure("the server went on with another range", final=False)
+    return _append(response, file, part, budget)
 
 
-def _append(response: requests.Response, file: RemoteFile, part: Partial) -> Failure | None:
+def _append(response: requests.Response, file: RemoteFile, part: Partial, budget: Budget) -> Failure | None:
     length = response.headers.get("Content-Length", "")
     total = part.size + int(length) if length.isdecimal() and len(length) < 19 else file.size
     most = LARGEST if file.size is None else file.size
+    budget.need(file.name, 0 if total is None else max(0, total - part.size))
     try:
         with part.path.open("ab") as sink, _bar(file.name, part.size, total) as bar:
             for chunk in response.raw.stream(_CHUNK, decode_content=False):
+                budget.spend(file.name, len(chunk))
                 sink.write(chunk)
                 bar.update(len(chunk))
                 if sink.tell() > most:
@@ -176,7 +190,7 @@ def _append(response: requests.Response, file: RemoteFile, part: Partial) -> Fai
 
 
 def _bar(name: str, start: int, total: int | None) -> tqdm[Any]:
-    """Progress on stderr with rate and time left; a line every 30 s where stderr is no terminal."""
-    every = 0.5 if sys.stderr.isatty() else 30.0
+    """Progress on stderr with rate and time left; a line every ``LOGGED_S`` where stderr is no terminal."""
+    every = PROGRESS_S if sys.stderr.isatty() else LOGGED_S
     return tqdm(desc=name, initial=start, total=total, unit="B", unit_scale=True, mininterval=every, delay=every,
                 file=sys.stderr, leave=False)  # fmt: skip

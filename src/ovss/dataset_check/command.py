@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from ovss.data.label_maps import IGNORED
+from ovss.data.labels import ignored_in
 from ovss.data.layouts import Entry
 from ovss.data.prepare import check_count
 from ovss.dataset_check.entry import Expected, read_entry
@@ -53,8 +53,8 @@ def _check(expected: Expected, entries: Sequence[Entry], lonely: Sequence[str], 
     found = scan(entries, expected)
     if wrong := [*lonely, *found.wrong]:
         return _refuse(expected, wrong, len(entries) + len(lonely))
-    values = np.flatnonzero(found.pixels)
-    if (expected.table[values] == IGNORED).all():
+    values = np.array(sorted(found.pixels), np.int64)
+    if (expected.table[values] == ignored_in(expected.table)).all():
         raw = ", ".join(map(str, values.tolist()[:5]))
         raise UserError(f"{expected.name}: every pixel is ignored (raw values: {raw}); labels does not fit the files")
     print(summary(expected, found))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from ovss.config.base import read_yaml, validate
@@ -25,7 +24,7 @@ OWN = "own"
 class Expected:
     """A data set as it is described.
 
-    table: (256,) uint8, raw value -> class (255 = not scored). allowed: raw values that may occur, None: all.
+    table: raw value -> class (``ovss.data.labels.lookup_table``). allowed: raw values that may occur, None: all.
     images: how many there must be, None: not said. own: its entry, where it is one's own; source: its source, else.
     """
 
@@ -33,7 +32,7 @@ class Expected:
     title: str
     classes: list[str]
     background: bool
-    table: npt.NDArray[np.uint8]
+    table: npt.NDArray[Any]
     allowed: tuple[int, ...] | None
     split: str
     images: int | None = None

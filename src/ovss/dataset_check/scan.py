@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from ovss.data.images import read_image
-from ovss.data.labels import read_label
+from ovss.data.labels import is_wide, read_label
 from ovss.data.layouts import Entry
 from ovss.dataset_check.entry import Expected
 from ovss.errors import UserError
@@ -24,20 +24,20 @@ _ADVICE = "; fetch the archive again"
 
 @dataclass(frozen=True)
 class Good:
-    """A pair that is right: its size, and its label's pixels per raw value ((256,) int64)."""
+    """A pair that is right: its size, and its label's pixels by raw value (those that occur)."""
 
     entry: Entry
     size: tuple[int, int]
-    pixels: npt.NDArray[np.int64]
+    pixels: dict[int, int]
 
 
 @dataclass
 class Scan:
-    """Right pairs with the raw values in each, their sizes and pixels per raw value; a sentence on each wrong one."""
+    """Right pairs with the raw values in each, their sizes and pixels by raw value; a sentence on each wrong one."""
 
     pairs: list[tuple[Entry, frozenset[int]]] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
-    pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    pixels: Counter[int] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, found: Good | str) -> None:
@@ -45,9 +45,9 @@ class Scan:
         if isinstance(found, str):
             self.wrong.append(found)
             return
-        self.pairs.append((found.entry, frozenset(np.flatnonzero(found.pixels).tolist())))
+        self.pairs.append((found.entry, frozenset(found.pixels)))
         self.sizes.append(found.size)
-        self.pixels += found.pixels
+        self.pixels.update(found.pixels)
 
 
 def scan(entries: Sequence[Entry], expected: Expected) -> Scan:
@@ -70,16 +70,16 @@ def _checked(entries: Sequence[Entry], expected: Expected) -> Iterator[Good | st
 def check_pair(entry: Entry, expected: Expected) -> Good | str:
     """A pair's size and label values, or one sentence on what is wrong with it."""
     try:
-        size, label = read_image(entry.image).shape[:2], read_label(entry.label)
+        size, label = read_image(entry.image).shape[:2], read_label(entry.label, is_wide(expected.allowed))
     except UserError as error:
         return str(error).replace(_ADVICE, "")
     if label.shape != size:
         turned = label.shape == size[::-1]
         hint = " (turned by 90 degrees: an EXIF rotation is not applied)" if turned else ""
         return f"{entry.label}: {_sides(label.shape)} pixels, but its image has {_sides(size)}{hint}"
-    pixels = np.bincount(label.ravel(), minlength=256)
-    allowed = range(256) if expected.allowed is None else expected.allowed
-    if stray := sorted(set(np.flatnonzero(pixels).tolist()) - set(allowed)):
+    counts = np.bincount(label.ravel())
+    pixels = {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+    if stray := sorted(set(pixels) - set(pixels if expected.allowed is None else expected.allowed)):
         values = ", ".join(map(str, stray[:5])) + (f" and {len(stray) - 5} more" if len(stray) > 5 else "")
         where = "labels or ignore" if expected.own else "the source's allowed_values"
         return f"{entry.label}: raw value {values} is not in {where}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from ovss.data.images import read_image
-from ovss.data.label_maps import IGNORED
-from ovss.data.labels import read_label
+from ovss.data.labels import ignored_in, read_label
 from ovss.data.layouts import Entry
 from ovss.dataset_check.entry import Expected
 from ovss.dataset_check.scan import Scan
@@ -26,9 +26,9 @@ _INK, _PAPER = (28, 36, 48), (255, 255, 255)
 _WIDTH = COLUMNS * (2 * TILE[0] + 3 * _GAP) + _GAP
 
 
-def choose(scan: Scan, table: npt.NDArray[np.uint8], count: int = PAIRS) -> list[Entry]:
+def choose(scan: Scan, table: npt.NDArray[Any], count: int = PAIRS) -> list[Entry]:
     """Pairs to show: one with each class, the rarest classes first, then others at equal distances; in their order."""
-    present = [set(table[list(values)].tolist()) - {IGNORED} for _, values in scan.pairs]
+    present = [set(table[list(values)].tolist()) - {ignored_in(table)} for _, values in scan.pairs]
     often = images_per_class(scan, table)
     chosen: dict[int, None] = {}
     shown: set[int] = set()
@@ -65,7 +65,7 @@ def draw(expected: Expected, scan: Scan) -> Image.Image:
     return sheet
 
 
-def _pair(entry: Entry, table: npt.NDArray[np.uint8], colours: npt.NDArray[np.uint8]) -> tuple[Image.Image, set[int]]:
+def _pair(entry: Entry, table: npt.NDArray[Any], colours: npt.NDArray[np.uint8]) -> tuple[Image.Image, set[int]]:
     """An image beside its label, and the class indices in it."""
     classes = table[read_label(entry.label)]
     both = (_fitted(Image.fromarray(read_image(entry.image)), Image.Resampling.BILINEAR),
@@ -90,7 +90,7 @@ def _legend(
         left, high = _GAP + number % _LEGEND_COLUMNS * wide, top + number // _LEGEND_COLUMNS * _LINE
         red, green, blue = colours[index].tolist()
         pen.rectangle((left, high, left + _SWATCH, high + _SWATCH), (red, green, blue), _INK)
-        name = "not scored" if index == IGNORED else f"{index} {classes[index]}"
+        name = f"{index} {classes[index]}" if index < len(classes) else "not scored"
         _text(sheet, (left + _SWATCH + 6, high), name, wide - _SWATCH - _GAP)
 
 

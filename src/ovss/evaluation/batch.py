@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,13 +63,13 @@ class View:
 class Batch:
     """Images of one geometry and the protocol that the row follows.
 
-    labels: (H, W) class indices of each view at the label's own size, 255 = ignored; given only to rows whose method
-    asks for them (``uses_labels``), to restrict the vocabulary to what is there.
+    labels: (H, W) class indices of each view at the label's own size (ignored: see ``ovss.data.labels.ignored_in``);
+    given only to rows whose method asks for them (``uses_labels``), to restrict the vocabulary to what is there.
     """
 
     views: tuple[View, ...]
     protocol: Protocol
-    labels: tuple[npt.NDArray[np.uint8], ...] = ()
+    labels: tuple[npt.NDArray[Any], ...] = ()
 
     def score_size(self, view: View) -> tuple[int, int]:
         """(H, W) at which the protocol decides."""
@@ -77,9 +78,24 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """labels: (H, W) integers, class index per pixel, at the size at which the protocol decides."""
+    """labels: (H, W) integers, class index per pixel, at the size at which the protocol decides.
+
+    The number of classes itself stands for "no class".
+    """
 
     labels: npt.NDArray[np.integer]
+
+    def problem(self, size: tuple[int, int], num_classes: int) -> str:
+        """What is wrong with it, '' if nothing is: not an array of integers, of another size, or no class index."""
+        if not isinstance(self.labels, np.ndarray) or not np.issubdtype(self.labels.dtype, np.integer):
+            kind = getattr(self.labels, "dtype", type(self.labels).__name__)
+            return f"must be a NumPy array of integers and is {kind} ({type(self.labels).__name__})"
+        if self.labels.shape != size:
+            return f"is of shape {self.labels.shape} and must be {size}, the size at which the protocol decides"
+        low, high = int(self.labels.min()), int(self.labels.max())
+        if low < 0 or high > num_classes:
+            return f"has values {low} to {high}; classes are 0 to {num_classes - 1}, {num_classes} stands for none"
+        return ""
 
 
 def make_view(name: str, image: npt.NDArray[np.uint8], geometry: Geometry, clip: Clip) -> View:

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from ovss.data.labels import IGNORED
+from ovss.data.labels import IGNORED, ignored_in
 from ovss.evaluation.preprocess import resize_nearest
 
 Ints = npt.NDArray[np.int64]
 DROPPED = -1
 """A cluster whose pixels count nowhere."""
-_CLUSTERS = _VALUES = 256
+_CLUSTERS = 256
 
 
-def count_cells(clusters: npt.NDArray[np.uint8], label: npt.NDArray[np.uint8]) -> tuple[Ints, Ints, Ints]:
+def count_cells(clusters: npt.NDArray[np.uint8], label: npt.NDArray[Any]) -> tuple[Ints, Ints, Ints]:
     """Pixels of every pair (cluster, class in the label).
 
     Args:
         clusters: (H, W).
-        label: (H', W') class indices, brought to the clusters' size (nearest neighbour).
+        label: (H', W') class indices, uint8 or uint16, brought to the clusters' size (nearest neighbour).
 
     Returns:
         (cluster, truth, pixels), each (m,) int64; ignored pixels are left out.
     """
     label = resize_nearest(torch.from_numpy(label), (clusters.shape[0], clusters.shape[1])).numpy()
-    table = np.bincount((clusters.astype(np.intp) * _VALUES + label).ravel())
-    (cells,) = np.nonzero(table)
-    cells = cells[cells % _VALUES != IGNORED]
-    return cells // _VALUES, cells % _VALUES, table[cells]
+    ignored = ignored_in(label)
+    values = ignored + 1
+    pairs = (clusters.astype(np.intp) * values + label).ravel()
+    if ignored > IGNORED:  # a table of all pairs would have 16 million entries
+        cells, pixels = np.unique(pairs, return_counts=True)
+    else:
+        pixels = np.bincount(pairs)
+        (cells,) = np.nonzero(pixels)
+        pixels = pixels[cells]
+    scored = cells % values != ignored
+    cells = cells[scored]
+    return cells // values, cells % values, pixels[scored]
 
 
 def cluster_classes(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovss.data.label_maps import IGNORED
 from ovss.errors import UserError
 from ovss.evaluation.arrays_file import write_arrays, write_ids
 
@@ -27,7 +28,7 @@ _MEND = "remove the directory and run again"
 
 
 def count_pixels(
-    label: npt.NDArray[Any], prediction: npt.NDArray[Any], num_classes: int, ignore: int = 255
+    label: npt.NDArray[Any], prediction: npt.NDArray[Any], num_classes: int, ignore: int = IGNORED
 ) -> IntArray:
     """Count the (truth, prediction) pairs of one image.
 
@@ -52,16 +53,27 @@ def count_pixels(
     width = num_classes + 1
     if prediction.size and prediction.max() > num_classes:
         raise ValueError(f"prediction has the value {prediction.max()}, the highest allowed is {num_classes}")
-    # One bincount over all label values, the ignored one among them, is faster than cutting the pixels out first.
-    table = np.bincount((label.astype(np.intp) * width + prediction).ravel())
-    (cells,) = np.nonzero(table)
+    cells, pixels = _occurring((label.astype(np.intp) * width + prediction).ravel(), ignore)
     truth = cells // width
     outside = (truth >= num_classes) & (truth != ignore)
     if outside.any():
         raise ValueError(f"label has the value {truth[outside][0]}, the highest allowed is {num_classes - 1}")
-    rows = np.stack([truth, cells % width, table[cells]], axis=1).astype(np.int64)
+    rows = np.stack([truth, cells % width, pixels], axis=1).astype(np.int64)
     kept: IntArray = rows[truth != ignore]
     return kept
+
+
+def _occurring(pairs: npt.NDArray[np.intp], ignore: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """The different numbers and how often each occurs.
+
+    One bincount over all label values, the ignored one among them, is faster than cutting the pixels out first; with
+    labels of 16 bits its table would have up to 65536 times the number of classes entries, so they are sorted.
+    """
+    if ignore > IGNORED:
+        return np.unique(pairs, return_counts=True)
+    table = np.bincount(pairs)
+    (cells,) = np.nonzero(table)
+    return cells, table[cells]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from ovss.data.images import Images, Sample, read_index
-from ovss.data.labels import lookup_table
+from ovss.data.labels import ignored_in, lookup_table
 from ovss.errors import UserError
 from ovss.evaluation.batch import Batch, Prediction, make_view
 from ovss.evaluation.confusion import ConfusionCounts, count_pixels
@@ -37,7 +38,8 @@ def run(ctx: JobContext) -> None:
     Item parameters: ``method``, ``settings``, ``dataset``, ``protocol``, ``shard`` [index, count], ``examples``. Item
     inputs: ``model`` and ``source`` (the same for all items), ``text``, optional ``descriptions`` (features of the same
     queries from sentences) and ``companion_<name>`` (directories of other models). Output of an item: counts.npz,
-    images.txt and examples/<id>.png (mode L, class indices) of the source's first images.
+    images.txt and examples/<id>.png (mode L, class indices; I;16 with more than 255 classes) of the source's first
+    images.
 
     Raises:
         UserError: a row, its vocabulary or an image is not usable; the message names it.
@@ -64,7 +66,7 @@ def run(ctx: JobContext) -> None:
         ctx.finish(row.name, {**facts, **trained_on(model)})
 
 
-def label_tables(items: Mapping[str, Item]) -> dict[str, npt.NDArray[np.uint8]]:
+def label_tables(items: Mapping[str, Item]) -> dict[str, npt.NDArray[Any]]:
     """Lookup table of every data set of the pass, by name."""
     specs = {item.params["dataset"]["name"]: item.params["dataset"]["labels"] for item in items.values()}
     return {name: lookup_table(spec) for name, spec in sorted(specs.items())}
@@ -101,24 +103,24 @@ def evaluate_image(sample: Sample, group: Group, clip: Clip, keep: int) -> None:
                 row.method.ahead(batch, row.vocabulary, [features], row.settings)
     for row, batch in zip(group.rows, batches, strict=True):
         with row.clock():
-            (prediction,) = row.method.segment(batch, row.vocabulary, [features], row.settings)
+            prediction = row.predict(batch, features)
         row.counts.append((sample.id, count_prediction(prediction, sample.labels[row.view], row.num_classes)))
         if keep < row.examples:
-            save_example(prediction, sample, row.out)
+            save_example(prediction, sample, row.out, sample.labels[row.view].dtype)
 
 
-def count_prediction(prediction: Prediction, label: npt.NDArray[np.uint8], num_classes: int) -> npt.NDArray[np.int64]:
+def count_prediction(prediction: Prediction, label: npt.NDArray[Any], num_classes: int) -> npt.NDArray[np.int64]:
     """Confusion counts; a label of another size is brought to the prediction's (nearest neighbour)."""
     size = (prediction.labels.shape[0], prediction.labels.shape[1])
     if label.shape != size:
         label = resize_nearest(torch.from_numpy(label), size).numpy()
-    return count_pixels(label, prediction.labels, num_classes)
+    return count_pixels(label, prediction.labels, num_classes, ignored_in(label))
 
 
-def save_example(prediction: Prediction, sample: Sample, out: Path) -> None:
-    """Write examples/<id>.png: class indices at the image's size, mode L."""
+def save_example(prediction: Prediction, sample: Sample, out: Path, kind: npt.DTypeLike = np.uint8) -> None:
+    """Write examples/<id>.png: class indices at the image's size, mode L, or I;16 where ``kind`` is uint16."""
     height, width = sample.image.shape[:2]
-    labels = resize_nearest(torch.from_numpy(prediction.labels.astype(np.uint8)), (height, width)).numpy()
+    labels = resize_nearest(torch.from_numpy(prediction.labels.astype(kind)), (height, width)).numpy()
     path = out / EXAMPLES / f"{sample.id}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(path)

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ def _check_images(found: Found, source: Path, ids: Sequence[str]) -> None:
 def label_image(
     number: int,
     image: str,
-    labels: Mapping[str, npt.NDArray[np.uint8]],
+    labels: Mapping[str, npt.NDArray[Any]],
     rows: Sequence[Row],
     named: Mapping[str, Named],
     first: int,

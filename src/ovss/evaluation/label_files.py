@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ovss.data.labels import IGNORED
+from ovss.data.label_maps import IGNORED, ignored_index
 from ovss.evaluation.named_segments import Named
 from ovss.evaluation.preprocess import resize_nearest
 
@@ -47,7 +47,9 @@ def save_class_map(
     size: tuple[int, ...],
     out: Path,
 ) -> None:
-    """Write examples/<id>.png: class of every pixel at the image's size, mode L, 255 = none.
+    """Write examples/<id>.png: class of every pixel at the image's size.
+
+    Mode L with 255 = none; with more than 255 classes mode I;16 with 65535 = none.
 
     Args:
         image: its id.
@@ -58,7 +60,8 @@ def save_class_map(
         out: folder of the row.
     """
     known = (classes >= 0) & (classes < num_classes)
-    values = np.where(known, classes, IGNORED).astype(np.uint8)[clusters]
+    none = ignored_index(num_classes)
+    values = np.where(known, classes, none).astype(np.uint8 if none == IGNORED else np.uint16)[clusters]
     labels = resize_nearest(torch.from_numpy(values), (size[0], size[1])).numpy()
     path = out / EXAMPLES / f"{image}.png"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from ovss import methods
 from ovss.errors import UserError
+from ovss.evaluation.batch import Batch, Prediction
 from ovss.evaluation.protocol import Geometry, Protocol
 from ovss.jobs import Item
 from ovss.models.clip import Clip
 from ovss.models.dense import HeadRule
-from ovss.models.features import Companion
+from ovss.models.features import Companion, Features
 from ovss.models.position import PositionRule
 from ovss.models.text import Vocabulary, load_vocabulary
 
@@ -40,6 +41,7 @@ class Row:
 
     name: str
     out: Path
+    method_name: str
     method: ModuleType
     settings: Any
     protocol: Protocol
@@ -51,6 +53,21 @@ class Row:
     examples: int
     counts: list[tuple[str, npt.NDArray[np.int64]]] = field(default_factory=list)
     seconds: float = 0.0
+
+    def predict(self, batch: Batch, features: Features) -> Prediction:
+        """What the method makes of a batch of one image.
+
+        Raises:
+            UserError: it is no prediction of that image; the message names the method and what is wrong.
+        """
+        found = self.method.segment(batch, self.vocabulary, [features], self.settings)
+        if not isinstance(found, list) or [type(each) for each in found] != [Prediction]:
+            raise UserError(f"method {self.method_name}: segment returned {_shown(found)}; return a list with one "
+                            "Prediction for each of batch.views")  # fmt: skip
+        (prediction,), (view,) = found, batch.views
+        if problem := prediction.problem(batch.score_size(view), self.num_classes):
+            raise UserError(f"method {self.method_name}: image {view.id}: Prediction.labels {problem}")
+        return prediction
 
     @contextmanager
     def clock(self) -> Iterator[None]:
@@ -123,6 +140,7 @@ def read_row(name: str, item: Item, clip: Clip, load: Load, open_model: Open) ->
     return Row(
         name=name,
         out=item.out,
+        method_name=params["method"],
         method=method,
         settings=settings,
         protocol=_protocol(params["protocol"], clip),
@@ -133,6 +151,13 @@ def read_row(name: str, item: Item, clip: Clip, load: Load, open_model: Open) ->
         num_classes=dataset["num_classes"],
         examples=params.get("examples", 0),
     )
+
+
+def _shown(found: object) -> str:
+    """What was returned, in a few words."""
+    if isinstance(found, list):
+        return f"a list of {len(found)} ({', '.join(sorted({type(each).__name__ for each in found})) or 'empty'})"
+    return "nothing" if found is None else f"a {type(found).__name__}"
 
 
 def _asked(method: ModuleType, question: str, settings: Any, default: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,6 @@ _UNUSED = (
     "pamr",
     "crf",
 )
-IGNORED = 255
 
 
 @dataclass(frozen=True)
@@ -154,16 +153,16 @@ def _windows(
         yield Windows(each, vocabulary, settings, scale, allowed)
 
 
-def _allowed(label: npt.NDArray[np.uint8], view: View, vocabulary: Vocabulary, settings: Settings) -> Tensor:
+def _allowed(label: npt.NDArray[Any], view: View, vocabulary: Vocabulary, settings: Settings) -> Tensor:
     """(W, Q) bool: queries of the classes in the label of the image, or of each window; background words always."""
-    shown = torch.from_numpy(np.ascontiguousarray(label))
+    ignored, shown = np.iinfo(label.dtype).max, torch.from_numpy(label.astype(np.int32))
     sizes = [shown] * view.grid.count
     if settings.vocabulary == "window":
         shown = resize_nearest(shown, view.input_size)
         rows, columns = view.grid.rows.spans, view.grid.columns.spans
         sizes = [shown[y0:y1, x0:x1] for y0, y1 in rows for x0, x1 in columns]
     query_class = vocabulary.query_class.cpu()
-    there = torch.stack([torch.isin(query_class, part[part != IGNORED].unique()) for part in sizes])
+    there = torch.stack([torch.isin(query_class, part[part != ignored].unique()) for part in sizes])
     if vocabulary.background:
         there[:, query_class == 0] = True
     return there.to(vocabulary.features.device)

@@ -6,15 +6,21 @@ import difflib
 from collections.abc import Iterable
 
 from ovss.config.papers import Cell, Paper
-from ovss.config.params import Scale
+from ovss.config.params import SCALES, Scale
 from ovss.errors import UserError
 from ovss.plan.project import Project
+
+_MUST_HAVE = {
+    "Settings": "a frozen dataclass Settings with every constant",
+    "segment": "a function segment(batch, vocabulary, features, settings) -> list[Prediction]",
+}
 
 
 def check_row(project: Project, paper: Paper, where: str, cell: Cell) -> None:
     """Refuse a method, a setting or a data set that nothing knows."""
-    methods, columns = project.methods, project.params.full.columns
+    methods, columns = project.methods, _columns(project)
     if cell.method in methods:
+        _must_have(project, cell.method, "Settings")
         for name in cell.settings.keys() - methods[cell.method]:
             raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
                            name, methods[cell.method])  # fmt: skip
@@ -23,7 +29,23 @@ def check_row(project: Project, paper: Paper, where: str, cell: Cell) -> None:
         raise _unknown(paper, f"{where}.run.method", what, cell.method, {*methods, *paper.unwritten})
     if cell.dataset not in columns:
         raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
-                       "(full.columns)", cell.dataset, columns)  # fmt: skip
+                       "(at any scale)", cell.dataset, columns)  # fmt: skip
+
+
+def _columns(project: Project) -> set[str]:
+    """Names of data sets that some scale has: a data set of one's own may be on one alone."""
+    return {name for scale in SCALES for name in project.params.at(scale).columns}
+
+
+def check_segments(project: Project, method: str) -> None:
+    """Refuse a method that cannot give every pixel a class."""
+    _must_have(project, method, "segment")
+
+
+def _must_have(project: Project, method: str, name: str) -> None:
+    if name not in project.definitions[method]:
+        raise UserError(f"src/ovss/methods/{method}.py: there is no '{name}' in it, which its rows need; "
+                        f"write {_MUST_HAVE[name]}")  # fmt: skip
 
 
 def check_data(project: Project, scale: Scale, column: str) -> None:

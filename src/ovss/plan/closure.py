@@ -21,6 +21,8 @@ from ovss.errors import UserError
 
 FORMAT = 1
 """Version of what is remembered about a file."""
+_PARSED: dict[tuple[str, str], tuple[str, list[str]]] = {}
+"""What this process has found out, by content and file name: projects that share most files are read for less."""
 
 _LAYOUT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 _MARKS = {tokenize.NEWLINE: "\n", tokenize.INDENT: "{", tokenize.DEDENT: "}"}
@@ -93,6 +95,7 @@ class Closure:
         self.memory = memory
         self._known: dict[str, tuple[str, list[str]]] = _recall(memory)
         self._facts = cache(self._facts_of)
+        self._direct = cache(self._direct_of)
         self.of = cache(self._closure)
 
     def path(self, module: str) -> Path | None:
@@ -111,12 +114,14 @@ class Closure:
         data = path.read_bytes()
         at = hashlib.sha256(f"{module} {FORMAT}\n".encode() + data).hexdigest()
         if at not in self._known:
-            text = data.decode("utf-8")
-            names = sorted(self._names_in(module, path, text))
-            self._known[at] = source_hash(text), names
+            if (at, path.name) not in _PARSED:
+                text = data.decode("utf-8")
+                names = sorted(self._names_in(module, path, text))
+                _PARSED[at, path.name] = source_hash(text), names
+            self._known[at] = _PARSED[at, path.name]
         return self._known[at]
 
-    def _direct(self, module: str) -> set[str]:
+    def _direct_of(self, module: str) -> set[str]:
         names = [name for name in self._facts(module)[1] if self.path(name)]
         return {parent for name in names for parent in self._with_parents(name)} - {module}
 

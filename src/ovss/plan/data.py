@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
-from ovss.config.datasets import Archive, fetch_params, prepare_params, uses_world
+from ovss.config.datasets import fetch_params, prepare_params, uses_world
+from ovss.config.files import DownloadedFile
 from ovss.config.params import Scale
 from ovss.errors import UserError
 from ovss.plan.job import Job
@@ -45,10 +48,11 @@ def fetch_job(project: Project, scale: Scale, archive: str) -> Job | str:
         return own_job(project, archive)
     if not entry.files:
         return folder_job(project, archive)
-    if missing := _missing_by_hand(project, archive, entry):
-        return missing
+    absent = absent_files(project, archive, entry.files, entry.login, entry.manual)
+    if absent is not None and not project.placed:
+        return absent.why
     inputs = {"world": world_job(project, scale, entry.world or archive)} if uses_world(entry) else {}
-    return project.job("fetch", archive, fetch_params(project.datasets, archive), inputs)
+    return project.job("fetch", archive, fetch_params(project.datasets, archive) | marked(absent), inputs)
 
 
 def folder_job(project: Project, archive: str) -> Job | str:
@@ -58,10 +62,10 @@ def folder_job(project: Project, archive: str) -> Job | str:
     """
     folder = project.root / MANUAL / archive
     files = [[path.name, path.stat().st_size] for path in sorted(folder.glob("*")) if path.is_file()]
-    if not files:
-        manual = project.datasets.archives[archive].manual
-        return f"data to be placed by hand: {MANUAL}/{archive} ({manual})"
-    return project.job("by_hand", archive, {"archive": archive, "files": files}, {})
+    absent = None if files else Absent((f"{MANUAL}/{archive}",), project.datasets.archives[archive].manual)
+    if absent is not None and not project.placed:
+        return absent.why
+    return project.job("by_hand", archive, {"archive": archive, "files": files} | marked(absent), {})
 
 
 def own_job(project: Project, name: str) -> Job | str:
@@ -72,19 +76,46 @@ def own_job(project: Project, name: str) -> Job | str:
     try:
         found = state(project.root / entry.images, project.root / entry.masks)
     except UserError as error:
-        return f"data to be placed by hand: {error}".replace(f"{project.root}/", "")
+        if not project.placed:
+            return f"data to be placed by hand: {error}".replace(f"{project.root}/", "")
+        found = marked(Absent((entry.images, entry.masks), None))
     params = {"own": name, "images": entry.images, "labels": entry.masks, **found}
     return project.job("own_folders", name, params, {})
 
 
-def _missing_by_hand(project: Project, name: str, archive: Archive) -> str:
-    if not (archive.login or any(file.url is None for file in archive.files)):
-        return ""
-    wanted = [f"{MANUAL}/{name}/{file.name}" for file in archive.files if archive.login or file.url is None]
-    absent = [path for path in wanted if not (project.root / path).is_file()]
-    if not absent:
-        return ""
-    return f"data to be placed by hand: {', '.join(absent)}" + (f" ({archive.manual})" if archive.manual else "")
+@dataclass(frozen=True)
+class Absent:
+    """Files that are not there. paths: where they belong, relative to the project. manual: what a person has to do.
+
+    failure: why they could not be fetched, where that was tried.
+    """
+
+    paths: tuple[str, ...]
+    manual: str | None
+    failure: str | None = None
+
+    @property
+    def why(self) -> str:
+        """Why what needs them cannot run."""
+        if self.failure is not None:
+            return f"could not be fetched: {self.failure} ('make reproduce' tries again)"
+        return f"data to be placed by hand: {', '.join(self.paths)}" + (f" ({self.manual})" if self.manual else "")
+
+
+def marked(absent: Absent | None) -> dict[str, Any]:
+    """What a job's parameters hold of files that are only taken to be there (``Project.placed``)."""
+    return {} if absent is None else {"to_place": list(absent.paths)}
+
+
+def absent_files(
+    project: Project, name: str, files: Iterable[DownloadedFile], login: bool, manual: str | None
+) -> Absent | None:
+    """Files of an archive or a model that a person has to place, or that the last run could not fetch; None: none."""
+    failure = project.left_out.get(name)
+    wanted = [file for file in files if failure is not None or login or file.url is None]
+    paths = [f"{MANUAL}/{name}/{file.name}" for file in wanted]
+    absent = paths if failure is not None else [path for path in paths if not (project.root / path).is_file()]
+    return Absent(tuple(absent), manual, failure) if absent else None
 
 
 def source_job(project: Project, scale: Scale, source: str) -> Job | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ovss.config.papers import ModelRole
 from ovss.config.params import Scale
-from ovss.plan.data import folder_job
+from ovss.plan.data import absent_files, folder_job, marked
 from ovss.plan.job import Job
 from ovss.plan.project import Project
 
@@ -39,7 +39,10 @@ def weights_job(project: Project, weights: str) -> Job | str:
         return folder_job(project, weights)
     if entry is None:
         return f"weights {weights} are not in weights.yaml"
-    fetch = project.job("fetch", weights, entry.fetch_params(weights), {})
+    absent = absent_files(project, weights, entry.files, False, entry.manual)
+    if absent is not None and not project.placed:
+        return absent.why
+    fetch = project.job("fetch", weights, entry.fetch_params(weights) | marked(absent), {})
     return project.job("weights", weights, entry.convert_params(weights), {"file": fetch})
 
 

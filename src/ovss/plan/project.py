@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ovss import failures
 from ovss.config.base import load_yaml
 from ovss.config.datasets import Datasets
 from ovss.config.papers import Paper
@@ -25,7 +26,11 @@ PAPER_ORDER = ("tag", "ttd", "freecp", "reclippp", "sseg", "beyond")
 
 @dataclass(frozen=True)
 class Project:
-    """Everything a plan is made from."""
+    """Everything a plan is made from.
+
+    placed: plan as if every file were there that a person has to place, and every archive that could not be fetched.
+    Jobs that need such files name them under ``to_place``; their keys are those of no run.
+    """
 
     root: Path
     params: Params
@@ -34,6 +39,7 @@ class Project:
     papers: dict[str, Paper]
     closure: Closure
     versions: dict[str, str]
+    placed: bool = False
 
     @classmethod
     def load(cls, root: Path) -> Project:
@@ -59,6 +65,11 @@ class Project:
             locked_versions(root / "envs" / "requirements.lock"),
         )
 
+    @cached_property
+    def left_out(self) -> dict[str, str]:
+        """Why each archive is left out that a run could not fetch, by name."""
+        return failures.left_out_of(self.root)
+
     @property
     def resources(self) -> Path:
         """Folder of the package's data files."""
@@ -81,6 +92,12 @@ class Project:
         folder = self.root / "src" / "ovss" / "methods"
         return {file.stem: frozenset(_settings_fields(file, "Settings")) for file in sorted(folder.glob("[a-z]*.py"))}
 
+    @cached_property
+    def definitions(self) -> dict[str, frozenset[str]]:
+        """Names of the classes and functions in the file of every implemented method, its own and imported ones."""
+        folder = self.root / "src" / "ovss" / "methods"
+        return {name: frozenset(_defined(_parse(folder / f"{name}.py"))) for name in self.methods}
+
     def settings_of(self, method: str, part: str) -> frozenset[str]:
         """Names of the settings in one part of a method: a dataclass in one of its modules ``_<method>_*.py``."""
         files = sorted((self.root / "src" / "ovss" / "methods").glob(f"_{method}_*.py"))
@@ -92,10 +109,25 @@ def _paper_order(file: Path) -> tuple[int, str]:
     return known, file.stem
 
 
+def _parse(file: Path) -> list[ast.stmt]:
+    try:
+        return ast.parse(file.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise UserError(f"{file}: line {error.lineno}: {error.msg}; mend the syntax before running") from error
+
+
+def _defined(body: list[ast.stmt]) -> Iterator[str]:
+    for node in body:
+        if isinstance(node, ast.ImportFrom):
+            yield from (alias.asname or alias.name for alias in node.names)
+        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+
+
 def _settings_fields(file: Path, name: str) -> Iterator[str]:
     """Fields of a dataclass of a method's file, with those that it inherits from the file itself or from a part of a
     method (a module of the same folder)."""
-    body = ast.parse(file.read_text(encoding="utf-8")).body
+    body = _parse(file)
     for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             for base in node.bases:

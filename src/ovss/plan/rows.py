@@ -10,7 +10,7 @@ from typing import Any
 from ovss.config.papers import Cell, Paper
 from ovss.config.params import Scale
 from ovss.config.runs import Training
-from ovss.plan.check import check_data, check_row
+from ovss.plan.check import check_data, check_row, check_segments
 from ovss.plan.data import source_job
 from ovss.plan.job import Job, file_name
 from ovss.plan.models import model_job, process_of
@@ -119,6 +119,7 @@ class Rows:
         parts = [shared | {"shard": [index, shards]} for index in range(shards)]
         if cell.captions is not None:
             return self._word_jobs(paper, cell, inputs, parts, source)
+        check_segments(self.project, cell.method)
         params = {"method": cell.method, "settings": dict(cell.settings)}
         return [self._row(params | part, inputs | {"source": source}) for part in parts]
 

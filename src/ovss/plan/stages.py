@@ -90,7 +90,7 @@ STAGES: dict[str, Stage] = {
             is_pass=True,
             shares=_IMAGES,
             memory_mb=4000,
-            minutes=240,
+            minutes=48 * 60,
             gpus=1,
         ),
         Stage("captions", "ovss.retrieval.captions", (*_DEEP, "pyarrow"), memory_mb=4000, minutes=48 * 60, gpus=1),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ovss.config.descriptions import description_set
+from ovss.config.descriptions import TextNeeds, description_set
 from ovss.config.params import Scale
+from ovss.data.places import manual_path
 from ovss.plan.data import class_queries, fetch_job
 from ovss.plan.job import Job
 from ovss.plan.models import process_of
@@ -46,7 +47,9 @@ def text_job(project: Project, scale: Scale, dataset: str, names: str, texts: st
         words = [word for names in queries for word in names]
         needs = description_set(project.datasets.descriptions, texts, dataset, words, project.root)
         if isinstance(needs, str):
-            return needs
+            if not project.placed or project.datasets.descriptions[texts].manual is None:
+                return needs
+            needs = TextNeeds({"to_place": [str(manual_path(f"descriptions_{texts}", f"{dataset}.json"))]})
         params |= needs.params
         if needs.archive is not None:
             fetched = fetch_job(project, scale, needs.archive)

@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ovss.data.labels import IGNORED, lookup_table, read_label
+from ovss.data.labels import ignored_in, lookup_table, read_label
 from ovss.errors import UserError
 from ovss.report.inputs import Inputs
 from ovss.report.palette import View
 
 SIDE = 176
 """Longest side of a picture in the page, in pixels."""
-_WORDS = 3
+_WORDS, _PALETTE = 3, 256
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _gallery(view: View, rows: Mapping[str, Path], images: int, budget: int) -> 
 
 
 def _legend(view: View, seen: set[int]) -> list[tuple[str, str]]:
-    names = {**dict(enumerate(view.classes)), len(view.classes): "no class", IGNORED: "not scored"}
+    names = {**dict(enumerate(view.classes)), len(view.classes): "no class", view.ignored: "not scored"}
     shown = [i for i in sorted(seen) if i in names]
     return [(f"#{view.colours[i].tobytes().hex()}", names[i].split(",")[0] + "…" * ("," in names[i])) for i in shown]
 
@@ -152,14 +152,14 @@ def _strip(view: View, name: str, rows: Mapping[str, Path]) -> tuple[Strip, set[
     return Strip(name, pictures), seen
 
 
-def _agreement(truth: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> str:
-    scored = truth != IGNORED
+def _agreement(truth: npt.NDArray[Any], prediction: npt.NDArray[Any]) -> str:
+    scored = truth != ignored_in(truth)
     if truth.shape != prediction.shape or not scored.any():
         return ""
     return f"{100 * np.mean(truth[scored] == prediction[scored]):.0f} % of pixels right; "
 
 
-def _words(labels: npt.NDArray[np.uint8], view: View) -> str:
+def _words(labels: npt.NDArray[Any], view: View) -> str:
     """The largest classes and their shares of the scored pixels."""
     values, counts = np.unique(labels[labels < len(view.classes)], return_counts=True)
     order = np.argsort(-counts, kind="stable")[:_WORDS]
@@ -190,13 +190,16 @@ def jpeg_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _map(labels: npt.NDArray[np.uint8], view: View) -> str:
-    """A label map as a palette PNG that holds only the colours it uses."""
+def _map(labels: npt.NDArray[Any], view: View) -> str:
+    """A label map as a PNG, with a palette of only the colours it uses where one has room for them."""
     image = Image.fromarray(labels)
     small = np.asarray(image.resize(_size(*image.size), Image.Resampling.NEAREST))
     values, ranks = np.unique(small, return_inverse=True)
-    picture = Image.fromarray(ranks.reshape(small.shape).astype(np.uint8))
-    picture.putpalette(view.colours[values].reshape(-1).tolist())
+    if len(values) > _PALETTE:
+        picture = Image.fromarray(view.colours[small])
+    else:
+        picture = Image.fromarray(ranks.reshape(small.shape).astype(np.uint8))
+        picture.putpalette(view.colours[values].reshape(-1).tolist())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,22 @@ class View:
     title: str
     classes: list[str]
     background: bool
-    table: npt.NDArray[np.uint8]
+    table: npt.NDArray[Any]
     source: Path
     index: Mapping[str, Mapping[str, str]]
 
     @property
+    def ignored(self) -> int:
+        """The class index of pixels that are not scored."""
+        return int(np.iinfo(self.table.dtype).max)
+
+    @property
     def colours(self) -> npt.NDArray[np.uint8]:
-        """(256, 3) uint8: hues a golden angle apart in five tones; background dark, ignored light, no class white."""
-        colours = np.full((256, 3), _IGNORED_COLOUR, np.uint8)
+        """(256, 3) uint8: hues a golden angle apart in five tones; background dark, ignored light, no class white.
+
+        (65536, 3) with more than 255 classes.
+        """
+        colours = np.full((self.ignored + 1, 3), _IGNORED_COLOUR, np.uint8)
         colours[: len(self.classes)] = [colour(i) for i in range(len(self.classes))]
         if self.background:
             colours[0] = _BACKGROUND

@@ -22,7 +22,8 @@ NONE = -1
 """In a map of words: no word here."""
 
 _TINT, _OWN_COLOUR = 0.5, 0.25
-_PLAIN: RGB = (128, 132, 138)
+PLAIN: RGB = (128, 132, 138)
+"""The tint of what has no word, where nothing else is said."""
 _INK, _OUTLINE = (255, 255, 255), (16, 20, 26)
 _WORK_SIDE = 448
 # Font heights as shares of a picture's short side, largest first; none is below 11 pixels.
@@ -55,14 +56,18 @@ def draw(
     clusters: npt.NDArray[np.uint8],
     words: Mapping[int, str],
     colours: Mapping[str, RGB] | None = None,
+    rest: RGB = PLAIN,
+    across: bool = True,
 ) -> npt.NDArray[np.uint8]:
     """Tint the segments of a picture and write their words on them.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         clusters: (h, w) uint8, segment of each pixel, brought to the picture's size by nearest neighbour.
-        words: word by segment; segments that it lacks turn grey. Segments of one word are one region.
+        words: word by segment. Segments of one word are one region.
         colours: by word (default: ``word_colours`` of the words, largest first).
+        rest: tint of segments without a word.
+        across: also write words that fit on none of their regions, over a border.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -70,13 +75,13 @@ def draw(
     size = (image.shape[0], image.shape[1])
     names, coarse = word_map(clusters, words)
     wanted = word_colours(names) if colours is None else colours
-    table = np.array([wanted[name] for name in names] + [_PLAIN], np.uint8)
+    table = np.array([wanted[name] for name in names] + [rest], np.uint8)
     fine = nearest(coarse, size)
     mixed = (1 - _TINT) * _faded(image) + _TINT * table[fine]
     edge = _edges(fine, max(1, round(min(size) / 400)))
     mixed[edge] = 0.35 * mixed[edge]
     picture = Image.fromarray(np.rint(mixed).astype(np.uint8))
-    _write(picture, place_labels(coarse, names, size))
+    _write(picture, [label for label in place_labels(coarse, names, size) if across or label.inside])
     return np.asarray(picture)
 
 
@@ -94,7 +99,7 @@ def word_map(clusters: npt.NDArray[np.uint8], words: Mapping[int, str]) -> tuple
         if value in words:
             areas[words[value]] = areas.get(words[value], 0) + count
     names = sorted(areas, key=lambda name: (-areas[name], name))
-    table = np.full(256, NONE, np.int16)
+    table = np.full(int(values.max()) + 1, NONE, np.int16)
     for value in values.tolist():
         if value in words:
             table[value] = names.index(words[value])

@@ -19,17 +19,31 @@ from PIL import Image, ImageOps
 
 from ovss.errors import UserError
 
+Pixels = npt.NDArray[np.uint8]
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """What counts as a picture in a folder."""
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+"""What a picture may be, whatever it is called: Pillow reads many more formats, some of them by other programs."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture and the files to write: the drawing and the record."""
+    """A picture and the files to write: the drawing, the label map and the record."""
 
     path: Path
     drawing: Path
+    labels: Path
     record: Path
+
+    @classmethod
+    def at(cls, path: Path, out: Path) -> Picture:
+        """A picture whose files go to a folder."""
+        return cls(path, *(out / f"{path.stem}{suffix}" for suffix in (".png", ".labels.png", ".json")))
+
+    @property
+    def outputs(self) -> tuple[Path, Path, Path]:
+        """The files to write."""
+        return self.drawing, self.labels, self.record
 
 
 def find_pictures(paths: Iterable[Path], out: Path) -> list[Picture]:
@@ -39,17 +53,18 @@ def find_pictures(paths: Iterable[Path], out: Path) -> list[Picture]:
         UserError: a path does not exist, a folder has no picture, two would be written to one file, or one to itself.
     """
     files = dict.fromkeys(file for path in paths for file in _files(path))
-    pictures = [Picture(file, out / f"{file.stem}.png", out / f"{file.stem}.json") for file in files]
+    pictures = [Picture.at(file, out) for file in files]
     if not pictures:
-        raise UserError("ovss segment: no picture is named")
+        raise UserError("ovss segment: no picture is named; 'ovss segment --help' says how")
     taken: dict[Path, Path] = {}
     originals = {picture.path.resolve() for picture in pictures}
     for picture in pictures:
-        if picture.drawing.resolve() in originals:
-            raise UserError(f"{picture.drawing}: this would overwrite a picture of yours; give another --out")
-        if other := taken.get(picture.drawing):
-            raise UserError(f"{picture.path} and {other}: both would be written to {picture.drawing}; rename one")
-        taken[picture.drawing] = picture.path
+        for output in picture.outputs:
+            if output.resolve() in originals:
+                raise UserError(f"{output}: this would overwrite a picture of yours; give another --out")
+            if other := taken.get(output):
+                raise UserError(f"{picture.path} and {other}: both would be written to {output}; rename one")
+            taken[output] = picture.path
     return pictures
 
 
@@ -69,7 +84,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path, formats=FORMATS) as image:
                 yield image
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         most = Image.MAX_IMAGE_PIXELS or 0
@@ -90,14 +105,17 @@ def check_picture(path: Path) -> None:
         pass
 
 
-def read_picture(path: Path) -> npt.NDArray[np.uint8]:
+def read_picture(path: Path) -> Pixels:
     """Pixels of a picture, upright as its EXIF data says: (H, W, 3) uint8 RGB.
 
     Raises:
         UserError: it is no picture, damaged, cut off, or has too many pixels.
     """
     with _opened(path) as image:
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would cut 16-bit values off at 255
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+        return np.array(upright.convert("RGB"))
 
 
 def prepare_folder(out: Path) -> None:
@@ -114,17 +132,33 @@ def prepare_folder(out: Path) -> None:
         raise UserError(f"{out}: cannot be written to ({error.strerror}); give another --out") from error
 
 
-def write_result(picture: Picture, drawing: npt.NDArray[np.uint8], record: Mapping[str, Any]) -> None:
-    """Write drawing and record, each by a temporary name and a rename; the record comes last.
+def write_result(
+    picture: Picture, drawing: Pixels, labels: Pixels, palette: Sequence[int], record: Mapping[str, Any]
+) -> None:
+    """Write drawing, label map and record, each by a temporary name and a rename; the record comes last.
+
+    Args:
+        picture: what they are of.
+        drawing: (H', W', 3) uint8 RGB.
+        labels: (H, W) uint8, written as a PNG of mode P whose values are these.
+        palette: red, green and blue of each of the 256 values.
+        record: JSON values.
 
     Raises:
         UserError: the folder cannot be written to.
     """
-    stream = io.BytesIO()
-    Image.fromarray(drawing).save(stream, "PNG")
+    indexed = Image.fromarray(labels, "P")
+    indexed.putpalette(list(palette))
     text = json.dumps(record, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
-    for path, data in ((picture.drawing, stream.getvalue()), (picture.record, text.encode())):
+    contents = (_png(Image.fromarray(drawing)), _png(indexed), text.encode())
+    for path, data in zip(picture.outputs, contents, strict=True):
         _write(path, data)
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -135,15 +169,3 @@ def _write(path: Path, data: bytes) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); make room or give another --out") from error
-
-
-def class_names(text: str | None) -> Sequence[str]:
-    """Names in ``cat, dog, grass``; none where no list is given.
-
-    Raises:
-        UserError: the list is empty.
-    """
-    names = list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
-    if text is not None and not names:
-        raise UserError("--classes: no name is in the list; write it like --classes 'cat, dog, grass'")
-    return names

@@ -1,13 +1,11 @@
-"""What the plan says of segmenting one's own pictures: which outputs it takes, and the settings of the paper's row."""
+"""How a row segments one's own pictures: which outputs it takes, and its settings and protocol at a scale."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from ovss.errors import UserError
 from ovss.plan.job import Job
 
 MODEL, SEGMENTER, CAPTIONS = "model", "segmenter", "captions"
@@ -15,52 +13,68 @@ INDEX, SENTENCES = "index", "sentences"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a paper's main row segments a picture, at one scale.
+class Named:
+    """A row of a paper: ``paper.table.row``, the short name it has (or None), and its words for people."""
+
+    paper: str
+    table: str
+    row: str
+    method: str
+    title: str = ""
+    paper_title: str = ""
+    name: str | None = None
+
+    def __str__(self) -> str:
+        """``paper.table.row``."""
+        return f"{self.paper}.{self.table}.{self.row}"
+
+
+@dataclass(frozen=True)
+class Words:
+    """A row that finds its own words in captions (TAG).
 
     jobs: by name, those whose outputs are used: ``model`` (CLIP), ``segmenter`` (DINO), ``captions`` (a collection),
     ``sentences`` (Sentence-BERT) and, where the plan has one, ``index`` (of that collection). settings, protocol: as in
-    the row's parameters, with sizes of this scale.
+    the row's parameters, with sizes of this scale. classes: names of which each word gets the nearest, or none.
     """
 
     scale: str
-    method: str
+    row: Named
     captions: str
     jobs: Mapping[str, Job]
     settings: Mapping[str, Any]
     protocol: Mapping[str, Any]
-
-    def directories(self, root: Path, names: tuple[str, ...]) -> dict[str, Path]:
-        """Output directories of some of the jobs, and of the index if it is there.
-
-        Raises:
-            UserError: outputs are missing; the message has the command that makes them.
-        """
-        missing = [name for name in names if not (root / self.jobs[name].done).is_file()]
-        if missing:
-            paths = " ".join(self.jobs[name].done for name in missing)
-            raise UserError(
-                f"ovss segment: not made yet at scale {self.scale}: {', '.join(missing)}; make them with "
-                f"'snakemake --config scale={self.scale} -- {paths}', or everything with 'make reproduce'"
-            )
-        found = {name: root / self.jobs[name].directory for name in names}
-        if INDEX in self.jobs and (root / self.jobs[INDEX].done).is_file():
-            found[INDEX] = root / self.jobs[INDEX].directory
-        return found
+    classes: Sequence[str] = ()
 
 
-def read_recipe(root: Path, method: str, scale: str, captions: str) -> Recipe:
-    """The recipe of a method's main row at a scale.
+@dataclass(frozen=True)
+class Asked:
+    """The classes that a user wants: names of each class, a column of params.yaml or a data set, both or neither."""
 
-    Raises:
-        UserError: no such method, or the scale cannot run it.
+    classes: Sequence[Sequence[str]] | None = None
+    dataset: str | None = None
+    origin: str = "--classes"
+
+
+@dataclass(frozen=True)
+class Maps:
+    """A row that gives each pixel one of some classes.
+
+    jobs: inputs of the stage evaluate by name, without the images: ``model``, ``text``, ``descriptions``,
+    ``companion_<name>``. params: those of the stage. classes: names of each class, in class order; class 0 is the
+    background where ``params["dataset"]["background"]`` says so. facts: for the record, whose classes and settings
+    these are. notes: what a user should know before anything is made.
     """
-    if method not in METHODS:
-        raise UserError(f"--method: '{method}' is not one of {', '.join(METHODS)}, which need no class list")
-    from ovss.plan.project import Project
-    from ovss.plan.segment import own_image_jobs
 
-    return own_image_jobs(Project.load(root), scale, captions)
+    scale: str
+    row: Named
+    jobs: Mapping[str, Job]
+    params: Mapping[str, Any]
+    classes: Sequence[Sequence[str]]
+    facts: Mapping[str, Any]
+    notes: Sequence[str] = ()
 
-
-METHODS = ("tag",)
+    @property
+    def background(self) -> bool:
+        """Whether class 0 is "none of the others"."""
+        return bool(self.params["dataset"]["background"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from ovss import methods
 from ovss.errors import UserError
-from ovss.evaluation.batch import make_view
+from ovss.evaluation.batch import View, make_view
 from ovss.evaluation.cluster_maps import load_segmenter, read_geometry
 from ovss.evaluation.named_segments import Found, choose_words, read_candidates
 from ovss.evaluation.protocol import Geometry
@@ -34,9 +35,12 @@ from ovss.retrieval.search import search_exact
 from ovss.retrieval.shards import Collection
 from ovss.retrieval.vectors import check_encoder, encoder_of, gather
 from ovss.segment.pictures import Picture, read_picture
-from ovss.segment.recipe import CAPTIONS, INDEX, MODEL, SEGMENTER, SENTENCES, Recipe
+from ovss.segment.recipe import CAPTIONS, INDEX, MODEL, SEGMENTER, SENTENCES, Words
+from ovss.segment.results import Results
 
 Clusters = npt.NDArray[np.uint8]
+Proposed = tuple[str, Clusters, torch.Tensor, Sequence[int], Sequence[int]]
+"""Name, cluster map, embeddings, and number and pixels of each segment."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,14 @@ class Tag:
     device: str
 
     @classmethod
-    def load(cls, recipe: Recipe, at: Mapping[str, Path], clusters: int | None, device: str) -> Tag:
+    def load(cls, recipe: Words, at: Mapping[str, Path], clusters: int | None, device: str) -> Tag:
         """Load everything; ``at``: output directories by the recipe's names, ``sentences`` if words get classes.
 
         Raises:
             UserError: an output is damaged, or the captions are of another model.
         """
         values = {**recipe.settings, **({} if clusters is None else {"n_clusters": clusters})}
-        settings = methods.read_settings(Settings, values, recipe.method)
+        settings = methods.read_settings(Settings, values, recipe.row.method)
         collection = Collection.open(at[CAPTIONS])
         check_encoder(collection.encoder, at[CAPTIONS], encoder_of(at[MODEL]))
         clip = load_clip(at[MODEL], device)
@@ -83,14 +87,14 @@ class Tag:
 
     @torch.inference_mode()
     def segment(
-        self, pictures: Sequence[Picture], classes: Sequence[str], scratch: Path
+        self, results: Results, classes: Sequence[str], scratch: Path
     ) -> Iterator[tuple[Picture, Clusters, list[dict[str, Any]]]]:
         """Segments of pictures, with words and, if class names are given, the most similar class of each word.
 
         All pictures are segmented first, then all segments are searched in one pass over the captions.
 
         Args:
-            pictures: each is read here.
+            results: has the pictures; each is read here, and those that cannot be are left out.
             classes: names, or none.
             scratch: an empty folder for what is on the way.
 
@@ -98,9 +102,12 @@ class Tag:
             The picture, its cluster map (h, w) at the size of the network input, and its segments, largest first.
 
         Raises:
-            UserError: a picture cannot be read or segmented.
+            UserError: the only picture cannot be read, or none of the segments of one has usable features.
         """
-        found = self._found(pictures, scratch)
+        pictures: list[Picture] = []
+        found = self._found(self._proposals(results, pictures), scratch)
+        if found is None:
+            return
         words, scores, candidates = self._name(found)
         nearest = self._classes(words, classes)
         for number, picture in enumerate(pictures):
@@ -113,10 +120,12 @@ class Tag:
             ]  # fmt: skip
             yield picture, clusters, sorted(segments, key=lambda one: (-one["pixels"], one["cluster"]))
 
-    def _found(self, pictures: Sequence[Picture], scratch: Path) -> Found:
-        """Segments of all pictures and their nearest captions."""
-        proposals = (self._propose(number, picture) for number, picture in enumerate(pictures))
-        embeddings = write_segments(scratch / "segments", proposals).embeddings.numpy()
+    def _found(self, proposals: Iterator[Proposed], scratch: Path) -> Found | None:
+        """Segments of all pictures and their nearest captions; None: there is no picture."""
+        first = next(proposals, None)
+        if first is None:
+            return None
+        embeddings = write_segments(scratch / "segments", chain([first], proposals)).embeddings.numpy()
         many = self.settings.num_samples
         if self.index is None:
             ids, cosines = search_exact(embeddings, self.collection, many, self.device)
@@ -127,16 +136,24 @@ class Tag:
         write_neighbours(scratch / "neighbours", ids, cosines, links, texts_of(ids, self.collection.captions))
         return Found.open(scratch / "segments", scratch / "neighbours")
 
-    def _propose(
-        self, number: int, picture: Picture
-    ) -> tuple[str, Clusters, torch.Tensor, Sequence[int], Sequence[int]]:
-        view = make_view(str(picture.path), read_picture(picture.path), self.geometry, self.clip)
+    def _proposals(self, results: Results, kept: list[Picture]) -> Iterator[Proposed]:
+        """Segments of the pictures that can be read; they are added to ``kept`` and named by their number there."""
+        for picture in results.each():
+            try:
+                view = make_view(str(picture.path), read_picture(picture.path), self.geometry, self.clip)
+            except UserError as error:
+                results.fail(error)
+                continue
+            kept.append(picture)
+            yield self._propose(str(len(kept) - 1), picture, view)
+
+    def _propose(self, name: str, picture: Picture, view: View) -> Proposed:
         features = Features(self.clip, view.windows(), view.colours, {_tag_segment.SEGMENTER: self.segmenter})
         proposal = propose(view, features, self.settings)
         kept = torch.isfinite(proposal.embeddings).all(dim=1).nonzero()[:, 0]
         if not len(kept):
             raise UserError(f"{picture.path}: no segment of it has finite features; the model's weights are damaged")
-        return str(number), proposal.map, proposal.embeddings[kept], kept.tolist(), proposal.pixels[kept].tolist()
+        return name, proposal.map, proposal.embeddings[kept], kept.tolist(), proposal.pixels[kept].tolist()
 
     def _name(self, found: Found) -> tuple[list[str], list[float], list[list[str]]]:
         """Word, score and candidates of every segment."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import pickle
 import tarfile
 import zipfile
 from collections.abc import Mapping
@@ -57,6 +58,15 @@ def voc_palette() -> list[int]:
 def to_json(value: object) -> bytes:
     """Compact JSON in UTF-8."""
     return json.dumps(value, separators=(",", ":")).encode("utf-8")
+
+
+def to_pickle(value: object) -> bytes:
+    """A pickle of protocol 2 (Python 2's last); its bytes depend on the values, not on which are the same object."""
+    buffer = io.BytesIO()
+    pickler = pickle.Pickler(buffer, protocol=2)
+    pickler.fast = True
+    pickler.dump(value)
+    return buffer.getvalue()
 
 
 def write_tar(path: Path, files: Mapping[str, bytes]) -> None:

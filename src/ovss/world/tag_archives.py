@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ovss.world.captions import Caption, areas
 from ovss.world.classes import CLASSES, nouns
 from ovss.world.expressions import NAMES
-from ovss.world.files import Files, compressed_rle, jpeg, png, to_json
+from ovss.world.files import Files, compressed_rle, jpeg, png, to_json, to_pickle
 from ovss.world.scenes import View
 
 SPLIT_AUTHORS = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
@@ -58,7 +58,7 @@ def nuswide(views: Mapping[str, Sequence[View]]) -> dict[str, Files]:
 
 @dataclass
 class Referring:
-    """train2014.zip, one zip of objects per data set, and its references as JSON; filled object by object."""
+    """train2014.zip, and per data set one zip of its objects and references; filled object by object."""
 
     photos: Files = field(default_factory=Files)
     images: list[dict[str, Any]] = field(default_factory=list)
@@ -90,13 +90,15 @@ class Referring:
             })  # fmt: skip
 
     def archives(self) -> dict[str, Files]:
-        """File name -> members; a file that is no archive has one member without a name."""
+        """File name -> members; the references are pickled, as the originals are."""
         categories = [{"id": k + 1, "name": name, "supercategory": "world"} for k, name in enumerate(CLASSES)]
         instances = {"info": {}, "images": self.images, "annotations": self.objects, "categories": categories}
         found: dict[str, Files] = {"train2014.zip": self.photos}
         for name, refs in self.refs.items():
-            found[f"{name}.zip"] = {f"{name}/instances.json": to_json(instances)}
-            found[f"{name}_refs_{SPLIT_AUTHORS[name]}.json"] = {"": to_json(refs)}
+            found[f"{name}.zip"] = {
+                f"{name}/instances.json": to_json(instances),
+                f"{name}/refs({SPLIT_AUTHORS[name]}).p": to_pickle(refs),
+            }
         return found
 
 

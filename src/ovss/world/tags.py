@@ -76,7 +76,7 @@ def _referring(seed: int, params: WorldTexts) -> dict[str, Files]:
 
 
 def archives(seed: int, params: WorldTexts) -> dict[str, Files]:
-    """File name -> members (a JSON file has one member without a name)."""
+    """File name -> members."""
     found: dict[str, Files] = {}
     if params.tags:
         captioned = (draw(seed, (TAGS, k), params) for k in range(params.tags))
@@ -101,12 +101,7 @@ def run(ctx: JobContext) -> dict[str, object]:
     folder.mkdir()
     for name, files in archives(ctx.seed, WorldTexts.model_validate(ctx.params)).items():
         path = folder / name
-        if path.suffix == ".tar":
-            write_tar(path, files)
-        elif path.suffix == ".zip":
-            write_zip(path, files)
-        else:
-            path.write_bytes(files[""])
+        (write_tar if path.suffix == ".tar" else write_zip)(path, files)
     manifest = {path.name: checksums(path) for path in sorted(folder.iterdir())}
     text = json.dumps(manifest, sort_keys=True, indent=1) + "\n"
     (ctx.out / "manifest.json").write_text(text, encoding="utf-8")

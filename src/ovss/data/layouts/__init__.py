@@ -5,7 +5,8 @@ A layout module has one function
 ``extract(archives: Mapping[str, Path], split: str, out: Path) -> list[Entry]``
 
 that unpacks what the split needs below ``out`` and returns its images with their label files, in any order.
-``archives`` is file name -> downloaded file. Labels are 8-bit images of the source's raw values.
+``archives`` is file name -> downloaded file. Labels are images of the source's raw values, 8-bit, or 16-bit where
+a source has values above 255.
 """
 
 from __future__ import annotations

@@ -47,6 +47,15 @@ def extract(archives: Mapping[str, Path], split: str, out: Path) -> list[Entry]:
     return pair(found, labels, ARCHIVE)
 
 
+def listed(source: Path, split: str) -> set[str]:
+    """Ids of the images of a split.
+
+    Raises:
+        UserError: the annotation file is damaged, or has no such split.
+    """
+    return set(ids_in("\n".join(_read(source, split)[0]).encode(errors="surrogatepass"), str(source)))
+
+
 def paint(height: int, width: int, segments: Iterable[Mapping[str, Any]], name: str) -> np.ndarray:
     """Category id of every pixel; a later segment covers an earlier one.
 

@@ -15,8 +15,17 @@ ROOT = "VOCdevkit/VOC2012"
 def extract(archives: Mapping[str, Path], split: str, out: Path) -> list[Entry]:
     """Unpack the images and label maps of ``split`` (train, val, trainval)."""
     archive = need(archives, ARCHIVE)
-    listing = f"{ROOT}/ImageSets/Segmentation/{split}.txt"
-    ids = ids_in(read_member(archive, listing), f"{archive}: {listing}")
+    ids = listed(archive, split)
     images = unpack(archive, out, rf"{ROOT}/JPEGImages/(?P<id>[^/]+)\.jpg", set(ids))
     labels = unpack(archive, out, rf"{ROOT}/SegmentationClass/(?P<id>[^/]+)\.png", set(ids))
     return pair(images, labels, ARCHIVE, ids)
+
+
+def listed(archive: Path, split: str) -> list[str]:
+    """Ids of a split.
+
+    Raises:
+        UserError: there is no list of it, or it is damaged.
+    """
+    listing = f"{ROOT}/ImageSets/Segmentation/{split}.txt"
+    return ids_in(read_member(archive, listing), f"{archive}: {listing}")

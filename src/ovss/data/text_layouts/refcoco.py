@@ -1,8 +1,8 @@
 """RefCOCO, RefCOCO+, RefCOCOg: expressions for one object each, on COCO's training images of 2014.
 
-``<name>.zip`` holds ``<name>/instances.json`` (masks) and ``refs(<by>).p``, which are Python pickles and are never
-opened; ``<name>_refs_<by>.json`` holds the same list as JSON: objects with ref_id, ann_id, image_id, split and
-sentences, a list of {sent_id, sent}.
+``<name>.zip`` holds ``<name>/instances.json`` (masks) and ``<name>/refs(<by>).p``, a list of dictionaries with ref_id,
+ann_id, image_id, split and sentences, which is a list of {sent_id, sent}. It is a Python 2 pickle and is read as plain
+values only (``ovss.data.plain_pickle``), once; what the tables read is the JSON lines of the prepared source.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from PIL import Image
 from ovss.data import rle
 from ovss.data.archives import read_member
 from ovss.data.layouts import need, unpack
+from ovss.data.plain_pickle import LARGEST, read_plain
 from ovss.data.polygons import fill
 from ovss.data.text_layouts import Extracted, TextEntry, is_text, words_of
 from ovss.errors import UserError
@@ -36,9 +37,9 @@ def extract(archives: Mapping[str, Path], split: str, out: Path) -> Extracted:
     """
     name, by, part = _parts(split)
     source = need(archives, f"{name}.zip")
-    listing = need(archives, f"{name}_refs_{by}.json")
+    listing = f"{name}/refs({by}).p"
     images, objects = _instances(source, f"{name}/instances.json")
-    refs = [ref for ref in _refs(listing) if ref["split"] == part]
+    refs = [ref for ref in _refs(source, listing) if ref["split"] == part]
     folder = out / "objects"
     folder.mkdir(parents=True)
     found = unpack(
@@ -50,7 +51,7 @@ def extract(archives: Mapping[str, Path], split: str, out: Path) -> Extracted:
     entries, left_out = [], Counter[str]()
     for ref in refs:
         image_id, image = _image(ref, images, found, source)
-        mask = _mask(ref, images[ref["image_id"]], objects, folder, listing)
+        mask = _mask(ref, images[ref["image_id"]], objects, folder, source)
         for number, sentence in enumerate(ref["sentences"]):
             text = " ".join(str(sentence["sent"]).split())
             if not text:
@@ -89,22 +90,25 @@ def _known(image: Mapping[str, Any]) -> dict[str, Any]:
     return {"file_name": image["file_name"], "height": height, "width": width}
 
 
-def _refs(path: Path) -> list[Any]:
+def _refs(archive: Path, member: str) -> list[Any]:
+    """The references in a pickle of the archive, nothing of it believed."""
+    refs = read_plain(read_member(archive, member, LARGEST), f"{archive}: {member}")
     try:
-        refs = json.loads(path.read_bytes())
+        if not isinstance(refs, list):
+            raise TypeError(f"it holds a {type(refs).__name__}")
         for ref in refs:
-            if not all(
-                isinstance(ref[key], int) and 0 <= ref[key] < 1 << 63 for key in ("ref_id", "ann_id", "image_id")
-            ):
+            if not all(type(ref[key]) is int and 0 <= ref[key] < 1 << 63 for key in ("ref_id", "ann_id", "image_id")):
                 raise ValueError("ref_id, ann_id and image_id are whole numbers")
-            if not isinstance(ref["split"], str) or not all(is_text(one["sent"]) for one in ref["sentences"]):
-                raise ValueError("split and every sent are texts")
-        return list(refs)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = f"{type(error).__name__}: {error}"
+            if not isinstance(ref["split"], str) or not isinstance(ref["sentences"], list | tuple):
+                raise ValueError("split is a text, and sentences a list")
+            if not all(is_text(one["sent"]) for one in ref["sentences"]):
+                raise ValueError("every sent is a text")
+    except (ValueError, LookupError, TypeError) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UserError(
-            f"{path}: not a list of references as JSON ({reason}); see 'manual' in datasets.yaml"
+            f"{archive}: {member} is not a list of references ({reason}); fetch the archive again"
         ) from error
+    return refs
 
 
 def _image(ref: Any, images: Mapping[int, Any], found: Mapping[str, Path], source: Path) -> tuple[str, Path]:
@@ -114,12 +118,12 @@ def _image(ref: Any, images: Mapping[int, Any], found: Mapping[str, Path], sourc
     return stem, found[stem]
 
 
-def _mask(ref: Any, image: Any, objects: Mapping[int, Any], folder: Path, listing: Path) -> Path:
+def _mask(ref: Any, image: Any, objects: Mapping[int, Any], folder: Path, source: Path) -> Path:
     """Draw an object's mask, once."""
     path = folder / f"{ref['ann_id']}.png"
     if not path.is_file():
         if ref["ann_id"] not in objects:
-            raise UserError(f"{listing}: object {ref['ann_id']} of reference {ref['ref_id']} is not in instances.json")
+            raise UserError(f"{source}: object {ref['ann_id']} of reference {ref['ref_id']} is not in instances.json")
         segments = objects[ref["ann_id"]]["segmentation"]
         shape = int(image["height"]), int(image["width"])
         mask = fill(segments, *shape) if isinstance(segments, list) else rle.decode(segments)
