@@ -3,7 +3,8 @@
 # Starts Debian's SLURM on 127.0.0.1 with two pretended GPUs, all state in one temporary folder, and stops it by pid.
 # Where it cannot be installed or another SLURM is set up, the test says so and is skipped.
 # Environment: PYTHON, SCALE, TARGET (such as freecp_table1; default: everything), KEEP=1 (leave the folder),
-# PORT (of slurmctld; slurmd takes the next one).
+# PORT (of slurmctld; slurmd takes the next one), LOCAL (a clone where the same commit and scale ran already; default: a
+# second run in a copy).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 source tests/slurm/daemons.sh
@@ -61,5 +62,5 @@ echo "test-slurm: SLURM ended $(ended_jobs) jobs well"
 SNAKEMAKE_PROFILE=profiles/slurm run slurm "${quick[@]}"
 [[ $(wc -l <"$FOLDER/slurm.jobs") == "$made" ]] || { echo "test-slurm: the second run made outputs again" >&2; exit 1; }
 (( $(ended_jobs) > 0 )) || { echo "test-slurm: no job went through SLURM" >&2; exit 1; }
-run local
-"$PYTHON" "$HERE/tests/slurm/compare.py" "$FOLDER/local" "$FOLDER/slurm"
+[[ -n ${LOCAL:-} ]] || run local
+"$PYTHON" "$HERE/tests/slurm/compare.py" "${LOCAL:-$FOLDER/local}" "$FOLDER/slurm"
