@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from http_server import Server
+
+    from ovss.config.datasets import Datasets
 
 settings.register_profile("ovss", deadline=None, derandomize=True)
 settings.load_profile("ovss")
@@ -40,3 +48,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def root() -> Path:
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def config(root: Path) -> Datasets:
+    """``datasets.yaml``."""
+    from ovss.config.datasets import load_datasets
+
+    return load_datasets(root / "datasets.yaml")
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
+    """A server of this machine that is asked without a proxy, from an empty folder, with no pause between attempts."""
+    from http_server import serve
+
+    from ovss.data import download
+
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: None))
+    monkeypatch.chdir(tmp_path)
+    with serve({}) as running:
+        yield running

@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from http_server import Server, serve
+from http_server import Server
 from small_archives import tar_of, zip_of
 
 from ovss.config.datasets import fetch_params, load_datasets
 from ovss.config.weights import load_weights
-from ovss.data import download, fetch, first_use
+from ovss.data import fetch, first_use
 from ovss.data.places import CHECKSUMS, PARTIAL, manual_path
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
@@ -30,13 +30,9 @@ def sha256(data: bytes) -> str:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    monkeypatch.chdir(tmp_path)
-    with serve({"a.tar": OLD}) as running:
-        yield running
+def server(server: Server) -> Server:
+    server.files = {"a.tar": OLD}
+    return server
 
 
 Fetch = Callable[..., dict[str, Any]]

@@ -13,15 +13,14 @@ import lzma
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import small_archives
-from http_server import PAGE, Server, serve
+from http_server import PAGE, Server
 from PIL import Image
 from small_archives import Files, jpg, tar_of, zip_of
 from test_archives import debian
@@ -29,8 +28,8 @@ from test_caption_sources import NOUNS, arrow, notes, parquet, wit
 from test_layouts import SOURCES as LAYOUT_SOURCES
 from test_text_images import nuswide, refcoco, tagmask
 
-from ovss.config.datasets import Datasets, fetch_params, labels_params, load_datasets, prepare_params
-from ovss.data import by_hand, download, fetch, index_pairs, prepare, prepare_texts
+from ovss.config.datasets import Datasets, fetch_params, labels_params, prepare_params
+from ovss.data import by_hand, fetch, index_pairs, prepare, prepare_texts
 from ovss.data.archives import extract
 from ovss.data.descriptions import read_sentences
 from ovss.data.images import Images
@@ -41,21 +40,6 @@ from ovss.data.text_images import TextImages
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
 from ovss.retrieval.sources import Tally, caption_files, read_captions
-
-
-@pytest.fixture(scope="module")
-def config(root: Path) -> Datasets:
-    return load_datasets(root / "datasets.yaml")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=lambda _: None))
-    monkeypatch.chdir(tmp_path)
-    with serve({}) as running:
-        yield running
 
 
 def md5(data: bytes) -> str:

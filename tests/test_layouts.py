@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small_archives
-from http_server import Server, serve
+from http_server import Server
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from ovss.config.datasets import Datasets, labels_params, load_datasets, prepare_params
+from ovss.config.datasets import Datasets, labels_params, prepare_params
 from ovss.data import fetch, layouts, prepare, rle
 from ovss.data.images import Images, read_image
 from ovss.data.labels import lookup_table
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
-
-
-@pytest.fixture(scope="module")
-def config(root: Path) -> Datasets:
-    return load_datasets(root / "datasets.yaml")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.chdir(tmp_path)
-    with serve({}) as running:
-        yield running
-
 
 Prepare = Callable[..., Path]
 

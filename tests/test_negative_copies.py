@@ -12,7 +12,6 @@ import pickle
 import re
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -22,12 +21,12 @@ import numpy as np
 import pytest
 import small_archives
 from hostile import member
-from http_server import PAGE, Server, serve
+from http_server import PAGE, Server
 from small_archives import Files, jpg, png, tar_of, zip_of
 from test_text_images import refcoco
 
-from ovss.config.datasets import Datasets, fetch_params, load_datasets, prepare_params
-from ovss.data import archives, download, fetch, prepare, prepare_texts
+from ovss.config.datasets import Datasets, fetch_params, prepare_params
+from ovss.data import archives, fetch, prepare, prepare_texts
 from ovss.errors import UserError
 from ovss.jobs import JobContext, Machine
 from ovss.retrieval.sources import Tally, caption_files, read_captions
@@ -38,21 +37,6 @@ GOOD = small_archives.voc2012()[0][VOC]
 
 def md5(data: bytes) -> str:
     return hashlib.md5(data).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def config(root: Path) -> Datasets:
-    return load_datasets(root / "datasets.yaml")
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Server]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
-    monkeypatch.chdir(tmp_path)
-    with serve({}) as running:
-        yield running
 
 
 class Case(NamedTuple):

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from functools import cache
 from pathlib import Path
 
@@ -257,14 +256,12 @@ def test_the_full_plan_needs_no_data_and_names_what_is_missing(root: Path) -> No
     assert not isinstance(plan.cells["freecp", "table2", "clip", "ADE"], Empty)
 
 
-def test_planning_imports_nothing_heavy_and_is_quick(root: Path) -> None:
+def test_planning_imports_nothing_heavy(root: Path) -> None:
     code = ("import sys; from pathlib import Path; from ovss.plan.plan import load_plan; "
             "load_plan(Path('.'), 'full').jobs; "
             "print([m for m in ('torch', 'pandas', 'matplotlib', 'numpy') if m in sys.modules])")  # fmt: skip
-    started = time.process_time()
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-    assert time.process_time() - started < 60
 
 
 def test_the_rules_are_the_stages_and_each_has_log_and_benchmark(root: Path) -> None:

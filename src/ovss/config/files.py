@@ -61,7 +61,6 @@ class DownloadedFile(Verified):
     mirrors: tuple[Url, ...] = ()
     note: str | None = None
 
-
     @property
     def bytes(self) -> int | None:
         """Size, exact or rough; None: not known."""
