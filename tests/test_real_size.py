@@ -70,7 +70,7 @@ class Watch(TorchDispatchMode):
         self.calls += 1
         assert self.calls < MOST_CALLS, f"{self.stage}: {MOST_CALLS} operations on one image"
         for value in found if isinstance(found, (tuple, list)) else (found,):
-            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+            if isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() and not value.is_meta:
                 self.look(func, value)
         return found
 
@@ -161,10 +161,15 @@ def same_counts(counts: ConfusionCounts, one: ConfusionCounts) -> bool:
 def check_texts(job: Job, both: Path, one: Path) -> None:
     """Every word has a finite score that depends on its own picture alone."""
     found, single = ItemCounts.load(both), ItemCounts.load(one)
-    scores, (expected,) = found.per_item("scores"), single.per_item("scores")
+    scores, (expected,) = scores_of(found), scores_of(single)
     assert found.ids == (DRAWN, OTHER) and all(np.isfinite(each).all() for each in scores)
     assert len(np.unique(expected)) > len(expected) // 2 and not np.array_equal(scores[0], scores[1])
     np.testing.assert_array_equal(scores[0], expected)
+
+
+def scores_of(found: ItemCounts) -> list[np.ndarray]:
+    """Of each picture's words, or of the concepts in it."""
+    return found.per_item("scores") if found.kind == "words" else list(found.arrays["scores"])
 
 
 def check_words(job: Job, both: Path, one: Path) -> None:
