@@ -204,8 +204,9 @@ def refuse_damage(directory: Path) -> None:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_official_dino_checkpoint_gives_the_affinity_of_the_model_it_came_from(
-    tmp_path: Path, wrapped: bool
+    tmp_path: Path, wrapped: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     model = randomise(timm_models.import_timm().create_model("vit_tiny_patch16_224", num_classes=0,
                                                              dynamic_img_size=True))  # fmt: skip
     state: dict = dict(model.state_dict())
