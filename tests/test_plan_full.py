@@ -318,7 +318,7 @@ def test_a_run_with_a_dead_address_fills_every_other_cell_and_the_next_one_those
     assert (first["evaluate"], first["prepare"], first["table"], first["report"]) == (6, 1, 1, 1)
     summary = run([*command, "summary"], project.folder, env=project.env).stdout
     assert "INCOMPLETE: tiny_ade20k could not be fetched, 6 cells are empty" in summary
-    table = (project.folder / "results/smoke/freecp/table1.json").read_text(encoding="utf-8")
+    table = (project.folder / "results/smoke/freecp/table1.md").read_text(encoding="utf-8")
     assert "could not be fetched: ADEChallengeData2016.zip" in table
     shutil.copy(project.folder / world / "archives" / "ADEChallengeData2016.zip", tmp_path)
     second = project.reproduce()

@@ -141,7 +141,7 @@ def test_a_damaged_picture_among_others_is_named_at_the_end_and_the_others_are_d
     assert status == 1 and [line.split(" -> ")[0] for line in printed.splitlines()] == [
         str(folder / "a.png"), str(folder / "c.png")]  # fmt: skip
     assert "2 of 4 pictures could not be segmented" in message and "b.jpg: not a picture" in message
-    assert "d.png: not a picture" in message and "4/4" in message and "Traceback" not in message
+    assert "d.png: not a picture" in message and "Traceback" not in message
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["a.json", "a.labels.png", "a.png", "c.json", "c.labels.png", "c.png"]
     assert ovss(str(folder / "b.jpg"), "--method", "sclip", "--out", str(tmp_path / "one"))[0] == 2

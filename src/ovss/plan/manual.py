@@ -92,7 +92,7 @@ def _step(project: Project, name: str, paths: tuple[str, ...], waiting: Mapping[
     alone = tuple(at for at in cells if waiting[at] == {name})
     title, licence, page, how, size = name, "not known", None, None, None
     if entry is not None:
-        title, licence, how = entry.title, entry.licence, entry.manual
+        title, licence, how = entry.title, entry.licence, (entry.manual or "").replace("<name of this archive>", name)
         page = getattr(entry, "landing", None)
         wanted = [file.bytes for file in entry.files if f"data/manual/{name}/{file.name}" in paths]
         known = [each for each in wanted if each is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ovss.errors import UserError
 from ovss.plan.revisions import plan_at
@@ -45,11 +45,23 @@ def _explain(jobs: Jobs, path: str) -> str:
     return "\n".join(lines)
 
 
-def _compare(old: Jobs, new: Jobs, path: str, depth: int, seen: set[str]) -> Iterator[str]:
+def _own_parts(job: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in job["parts"].items() if name != "inputs"}
+
+
+def _before(old: Jobs, new: Jobs, path: str) -> Mapping[str, Any] | None:
+    """What an output was: itself, or the one of its stage and name that is planned no longer and is most like it."""
     job = new[path]
-    before = next(
-        (other for other in old.values() if (other["stage"], other["name"]) == (job["stage"], job["name"])), None
-    )
+    if path in old:
+        return cast("Mapping[str, Any]", old[path])
+    same = {at: other for at, other in old.items() if (other["stage"], other["name"]) == (job["stage"], job["name"])}
+    gone = [other for at, other in same.items() if at not in new] or list(same.values())
+    parts = _own_parts(job)
+    return min(gone, key=lambda other: sum(1 for _ in differing_parts(_own_parts(other), parts)), default=None)
+
+
+def _compare(old: Jobs, new: Jobs, path: str, depth: int, seen: set[str]) -> Iterator[str]:
+    job, before = new[path], _before(old, new, path)
     if before is None:
         yield f"{'  ' * depth}{path}: is new"
         return
@@ -57,9 +69,7 @@ def _compare(old: Jobs, new: Jobs, path: str, depth: int, seen: set[str]) -> Ite
         return
     seen.add(path)
     yield f"{'  ' * depth}{job['stage']}/{job['name']}: {before['key']} -> {job['key']}"
-    own = {name: value for name, value in job["parts"].items() if name != "inputs"}
-    theirs = {name: value for name, value in before["parts"].items() if name != "inputs"}
-    for line in differing_parts(theirs, own):
+    for line in differing_parts(_own_parts(before), _own_parts(job)):
         yield f"{'  ' * (depth + 1)}{line}"
     for directory in job["inputs"].values():
         yield from _compare(old, new, directory, depth + 1, seen)

@@ -32,8 +32,10 @@ def class_names(text: str | None) -> list[str]:
     """Names in ``cat, dog, grass``, each once; none where no list is given.
 
     Raises:
-        UserError: the list is empty.
+        UserError: the list is empty, or parted by something else.
     """
+    if text is not None and ";" in text:
+        raise UserError("--classes: commas part the names; write it like --classes 'cat, dog, grass'")
     names = list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
     if text is not None and not names:
         raise UserError("--classes: no name is in the list; write it like --classes 'cat, dog, grass'")
@@ -51,6 +53,8 @@ def _lines(file: Path) -> list[list[str]]:
         ) from None
     found: list[list[str]] = []
     for number, line in enumerate(lines, start=1):
+        if line.startswith("#"):
+            raise UserError(f"{file}: line {number} starts with '#'; every line is a class, take it out")
         names = [name.strip() for name in line.split(", ")] if line.strip() else []
         if not all(names):
             raise UserError(f"{file}: line {number} has an empty name; write it like 'cat' or 'sofa, couch'")

@@ -21,6 +21,7 @@ VOID_COLOUR: RGB = (232, 232, 232)
 REST_COLOUR: RGB = (58, 62, 68)
 """The background, as in the report, and on the drawing what has no class."""
 MOST_LINES = 60
+_MOST_ABSENT = 4
 _LEAST_SIDE, _MOST_SIDE, _WORD = 384, 1600, 18
 # Letters are this share of the picture's width and at least so high; a column is so many letters wide.
 _LETTERS, _LEAST_LETTERS, _COLUMN, _MOST_COLUMN = 1 / 60, 15, 15, 24
@@ -116,7 +117,7 @@ def with_legend(picture: Pixels, found: Sequence[Entry]) -> Pixels:
     covered = sum(entry.share for entry in shown)
     if covered < 1 - 1e-9 and not any(entry.plain for entry in shown):
         lines.append(("no class", REST_COLOUR, 1 - covered))
-    rest = _rest(len(shown) - len(shown[:MOST_LINES]), len(found) - len(shown))
+    rest = _rest(len(shown) - len(shown[:MOST_LINES]), [entry.name for entry in found if not entry.pixels])
     panel = _panel(max(picture.shape[1], _LEAST_SIDE), lines, rest)
     sheet = Image.new("RGB", (panel.width, picture.shape[0] + panel.height), PAPER)
     sheet.paste(Image.fromarray(picture), ((panel.width - picture.shape[1]) // 2, 0))
@@ -124,9 +125,9 @@ def with_legend(picture: Pixels, found: Sequence[Entry]) -> Pixels:
     return np.asarray(sheet)
 
 
-def _rest(more: int, absent: int) -> str:
-    parts = ([f"{more} more"] if more else []) + ([f"not found: {absent} of the classes"] if absent else [])
-    return "; ".join(parts)
+def _rest(more: int, absent: Sequence[str]) -> str:
+    which = ", ".join(absent) if len(absent) <= _MOST_ABSENT else f"{len(absent)} of the classes"
+    return "; ".join(([f"{more} more"] if more else []) + ([f"not found: {which}"] if absent else []))
 
 
 def _panel(width: int, lines: Sequence[tuple[str, RGB, float]], rest: str) -> Image.Image:

@@ -12,8 +12,8 @@ from ovss.errors import UserError
 from ovss.segment.legend import Entry, drawing, palette
 from ovss.segment.pictures import Picture, Pixels, write_result
 
-_EVERY, _EVERY_UNSEEN = 0.5, 30.0
-"""Seconds between two lines of progress, on a terminal and elsewhere."""
+_EVERY = 0.5
+"""Seconds between two states of the progress bar."""
 
 _LEAST_SHARE = 0.005
 """Part of a picture from which on a class is named in the line about it."""
@@ -27,10 +27,9 @@ class Results:
         self._failed: list[str] = []
 
     def each(self) -> Iterator[Picture]:
-        """The pictures one by one; with several, progress on standard error."""
-        every = _EVERY if sys.stderr.isatty() else _EVERY_UNSEEN
-        yield from tqdm(self.pictures, "segment", unit=" pictures", file=sys.stderr, mininterval=every,
-                        disable=len(self.pictures) < 2)  # fmt: skip
+        """The pictures one by one; with several, progress in a terminal: elsewhere the line about each is progress."""
+        yield from tqdm(self.pictures, "segment", unit=" pictures", file=sys.stderr, mininterval=_EVERY,
+                        disable=len(self.pictures) < 2 or not sys.stderr.isatty())  # fmt: skip
 
     def fail(self, error: UserError) -> None:
         """Keep why a picture cannot be segmented.
