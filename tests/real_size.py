@@ -146,7 +146,7 @@ class Maker:
 
     def _place(self, job: Job) -> Path:
         self.made[job.directory] = self.folder / job.directory
-        self.made[job.directory].mkdir(parents=True)
+        self.made[job.directory].mkdir(parents=True, exist_ok=True)
         return self.made[job.directory]
 
     def _run(self, job: Job) -> None:
