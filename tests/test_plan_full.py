@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ovss import failures, reproduce, runner
 from ovss.config.params import Scale
 from ovss.errors import UserError
+from ovss.methods import dense_clip, freecp, tag
 from ovss.models import dense, gem
 from ovss.models.grounder import Grounder
+from ovss.models.templates import NAMES, templates
 from ovss.models.text import encode_tokens
 from ovss.models.windows import make_grid
 from ovss.plan import flops, manual, show
+from ovss.plan.assumed import DEFAULTS, PROMPTS
 from ovss.plan.cost import Costs, rounded
 from ovss.plan.disk import downloads
 from ovss.plan.job import Job
@@ -96,6 +99,14 @@ def test_operations_of_a_text_tower_and_of_tcl_s_decoder_are_those_that_torch_co
     grounder = Grounder(clip.visual)
     pixels = torch.randn(1, CONFIG["vision_cfg"]["width"], 5, 7)
     assert counted(lambda: grounder.image_proj(grounder.decoder(pixels))) == vit.grounder(40, 56)
+
+
+def test_what_rows_leave_unsaid_is_what_methods_and_templates_say() -> None:
+    for name, value in DEFAULTS.items():
+        said = {each.default for module in (dense_clip, freecp, tag) for each in fields(module.Settings)
+                if each.name == name and each.default is not MISSING}  # fmt: skip
+        assert said == {value}, name
+    assert {name: PROMPTS.get(name, 1) for name in NAMES} == {name: len(templates(name)) for name in NAMES}
 
 
 @pytest.mark.parametrize("size", [(480, 640), (1024, 2048), (500, 333)])

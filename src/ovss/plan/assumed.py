@@ -89,3 +89,10 @@ SIZES = Sizes(
     neighbours=60 * (8 + 4 + 8),
     counts=600,
 )
+
+PROMPTS: Mapping[str, int] = {"openai80": 80, "tcl": 9}
+"""Prompts that templates make of a word, where that is not one. They and the defaults below are facts of modules that
+a plan does not import, since torch comes with them; a test compares them."""
+
+DEFAULTS: Mapping[str, int] = {"n_clusters": 15, "gem_depth": 7, "gem_iterations": 1}
+"""Settings that decide a cost, where a row leaves them to its method."""

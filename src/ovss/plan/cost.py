@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ovss.plan.assumed import THROUGHPUT, TYPICAL
+from ovss.plan.assumed import DEFAULTS, PROMPTS, THROUGHPUT, TYPICAL
 from ovss.plan.flops import Counted
 from ovss.plan.job import Job
 from ovss.plan.networks import Unknown, beside, language_of, of_window, vision_of, windows_of
@@ -135,7 +135,7 @@ class Costs:
     def _text(self, job: Job) -> Work:
         words = sum(len(names) for names in job.params["queries"])
         sentences = job.params.get("sentences")
-        lines = len(job.params.get("template_lines", ())) or _templates(job.params["templates"])
+        lines = len(job.params.get("template_lines", ())) or PROMPTS.get(job.params["templates"], 1)
         texts = sum(map(len, sentences.values())) if sentences else words * lines
         return Work(fp32=texts * language_of(job.inputs["model"]).text(TYPICAL.prompt))
 
@@ -209,7 +209,7 @@ class Costs:
 def segments_of(costs: Costs, job: Job) -> float:
     """Segments that a job of the stage segments looks up: images times clusters."""
     images, _ = costs.images(job)
-    return images * int(job.inputs["clusters"].params["settings"].get("n_clusters", 15))
+    return images * int(job.inputs["clusters"].params["settings"].get("n_clusters", DEFAULTS["n_clusters"]))
 
 
 def _in(precision: str, flops: float) -> Work:
@@ -218,10 +218,3 @@ def _in(precision: str, flops: float) -> Work:
 
 _WHOLE_IMAGE = "companion_hq_sam"
 """The companion that looks at the image and not at its windows."""
-_PROMPTS = {"openai80": 80, "tcl": 9}
-"""Templates of the names that have several (``ovss.models.templates``)."""
-
-
-def _templates(name: str) -> int:
-    """Prompts that templates make of a word."""
-    return _PROMPTS.get(name, 1)

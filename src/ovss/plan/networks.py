@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ovss.plan.assumed import TYPICAL
+from ovss.plan.assumed import DEFAULTS, TYPICAL
 from ovss.plan.flops import IMAGE_NETWORKS, TEXT_NETWORKS, Counted, Text, Vit, Windows, windows
 from ovss.plan.job import Job
 
@@ -79,7 +79,8 @@ def of_window(
     position = "antialias" if variant == "GEM" and not native else "scale"
     found: dict[tuple[Any, ...], float] = {("image", position): vision.image(*size)}
     if variant == "GEM":
-        branches, iterations = settings.get("gem_depth", 7) - 1, settings.get("gem_iterations", 1)
+        depth, iterations = ({**DEFAULTS, **settings}[name] for name in ("gem_depth", "gem_iterations"))
+        branches = depth - 1
         found["gem", branches, iterations] = vision.gem(*size, branches, iterations)
     elif variant not in ("", "vanilla"):
         found["last block", variant, settings.get("family", "")] = vision.blocks.block(vision.tokens(*size))

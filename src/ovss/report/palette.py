@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ovss.data.labels import ignored_in
+
 # Five: hues of indices 8, 13 or 21 apart are close, and none of these is a multiple of 5.
 _TONES = ((0.62, 0.80), (0.88, 0.95), (0.50, 0.55), (0.32, 0.97), (0.95, 0.70))
 _BACKGROUND, _IGNORED_COLOUR, _NO_CLASS = (58, 62, 68), (232, 232, 232), (255, 255, 255)
@@ -30,7 +32,7 @@ class View:
     @property
     def ignored(self) -> int:
         """The class index of pixels that are not scored."""
-        return int(np.iinfo(self.table.dtype).max)
+        return ignored_in(self.table)
 
     @property
     def colours(self) -> npt.NDArray[np.uint8]:
