@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ovss import failures
-from ovss.errors import UserError
+from ovss.locks import clear_stale_locks, only_run
 
 if TYPE_CHECKING:
     from ovss.plan.plan import Plan
@@ -31,52 +27,6 @@ _INCOMPLETE = (
     "ovss: the results are INCOMPLETE: {} could not be fetched, and the cells that need it are empty. {}/ says why. "
     "Mend it or place the files by hand and run the same command again; it tries them first."
 )
-
-
-@contextlib.contextmanager
-def _only_run(root: Path) -> Iterator[None]:
-    """Hold the project's run lock; the system drops it when the process ends, however it ends."""
-    folder = root / ".snakemake"
-    folder.mkdir(exist_ok=True)
-    with (folder / "ovss.lock").open("w", encoding="utf-8") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{root}: another run is at work here; wait for it to end, then start again") from None
-        yield
-
-
-def _workflow_processes(root: Path) -> list[int]:
-    """Other processes that run snakemake or dvc in this folder."""
-    import psutil
-
-    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            words = " ".join(process.cmdline()[:4])
-            if process.pid not in own and ("snakemake" in words or "dvc repro" in words) and process.cwd() == str(root):
-                found.append(process.pid)
-    return found
-
-
-def clear_stale_locks(root: Path, force: bool = False) -> None:
-    """Remove the workflow engine's locks if the run that set them is gone.
-
-    Raises:
-        UserError: a process is still at work.
-    """
-    locks = root / ".snakemake" / "locks"
-    if not locks.is_dir() or not any(locks.iterdir()):
-        return
-    alive = [] if force else _workflow_processes(root)
-    if alive:
-        raise UserError(f"{root}: process {alive[0]} is running the workflow here; wait for it to end, or stop it")
-    print("a killed run left its locks behind; removing them and going on", file=sys.stderr)
-    for lock in locks.iterdir():
-        lock.unlink()
-    for part in (root / "work").glob("*/*.part-*"):
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _restore_missing(root: Path, dvc: list[str]) -> None:
@@ -119,7 +69,7 @@ def reproduce(root: Path, force_unlock: bool = False) -> int:
     Where no file was touched since the last run that succeeded, its summary is all there is to do. What could not be
     fetched is tried again first; where that fails, the run goes on without it (``ovss.failures``).
     """
-    with _only_run(root):
+    with only_run(root):
         last = _last_run(root)
         failures.try_again(root)
         if last and last.get("fingerprint") == fingerprint(root):
