@@ -147,7 +147,7 @@ def test_a_file_of_each_kind_that_is_wrong_is_named(project: Path, check: Check)
     for line, (file, what) in zip(lines, (
         ("images/alone.jpg", "there is no label alone.png in data/manual/garden/labels"),
         ("labels/lonely.png", "there is no image lonely.* in data/manual/garden/images"),
-        ("labels/colours.png", "a label image must be 8-bit gray or palette, this one has mode RGB"),
+        ("labels/colours.png", "a label image must be 8-bit gray or palette, this one has mode RGB; save the "),
         ("images/cut.jpg", "this image cannot be read ("),
         ("images/empty.jpg", "this image cannot be read (it is empty)"),
         ("images/page.jpg", "this image cannot be read (cannot identify image file"),

@@ -364,7 +364,7 @@ def test_methods_are_listed_without_importing_them_and_loaded_by_name() -> None:
         ({"variant": "SLIP"}, r"settings\.variant: 'SLIP' is not one of vanilla, MaskCLIP"),
         ({"variant": "SCLIP", "depth": 3}, r"settings\.depth: method dense_clip has no such setting"),
         ({"variant": "GEM", "gem_depth": 2.5}, r"settings\.gem_depth: 2\.5 is not of type int"),
-        ({}, "lacks a setting"),
+        ({}, "needs it, and there is no default"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(values, message: str) -> None:

@@ -454,9 +454,9 @@ def test_a_run_is_refused_by_the_sum_of_what_it_would_fetch(
 # --- the stage
 
 
-def job(out: Path, files: list[dict[str, object]], manual: str | None = None, **inputs: Path) -> JobContext:
+def job(out: Path, files: list[dict[str, object]], **inputs: Path) -> JobContext:
     out.mkdir(parents=True)
-    params = {"archive": "cityscapes", "files": files, "manual": manual}
+    params = {"archive": "cityscapes", "files": files}
     return JobContext(seed=0, machine=Machine(), params=params, inputs=inputs, out=out)
 
 
@@ -479,18 +479,18 @@ def test_a_file_placed_by_hand_is_verified_and_used(here: Path) -> None:
     placed.parent.mkdir(parents=True)
     placed.write_bytes(CONTENT)
     entry = {"name": "a.tar", "url": None, "md5": hashlib.md5(CONTENT).hexdigest()}
-    fetch.run(job(here / "out", [entry], "register at https://example.org"))
+    fetch.run(job(here / "out", [entry]))
     assert (here / "out" / "a.tar").read_bytes() == CONTENT
     placed.write_bytes(OTHER)
     with pytest.raises(UserError, match=r"data/manual/cityscapes/a\.tar: its md5 is"):
-        fetch.run(job(here / "again", [entry], "register at https://example.org"))
+        fetch.run(job(here / "again", [entry]))
 
 
 def test_a_missing_file_names_its_place_and_what_to_do(here: Path) -> None:
     with pytest.raises(UserError) as caught:
-        fetch.run(job(here / "out", [{"name": "a.tar", "url": None}], "register at https://example.org"))
+        fetch.run(job(here / "out", [{"name": "a.tar", "url": None}]))
     assert str(caught.value) == (
-        "data/manual/cityscapes/a.tar: this file has to be placed by hand: register at https://example.org"
+        "data/manual/cityscapes/a.tar: this file has to be placed by hand; 'make plan' says where it is to be had"
     )
 
 

@@ -46,7 +46,7 @@ def fetched(server: Server, tmp_path: Path) -> Fetch:
         files = [{"name": name, "url": server.url("plain", name), **facts} for name in names or ("a.tar",)]
         out = tmp_path / f"out{len(list(tmp_path.glob('out*')))}"
         out.mkdir()
-        params = {"archive": "refcoco", "files": files, "manual": None}
+        params = {"archive": "refcoco", "files": files}
         found = fetch.run(JobContext(seed=0, machine=Machine(), params=params, out=out))
         return found["files"]["a.tar"]  # type: ignore[index, no-any-return]
 

@@ -59,7 +59,7 @@ def _fetch(server: Server, archive: str, names: list[str], out: Path) -> Path:
             }
             for name in names
         ]
-        params = {"archive": archive, "files": entries, "manual": None}
+        params = {"archive": archive, "files": entries}
         fetch.run(JobContext(seed=0, machine=Machine(), params=params, out=out))
     return out
 

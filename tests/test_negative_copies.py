@@ -74,7 +74,7 @@ def fetched(server: Server, config: Datasets, archive: str, case: Case, name: st
     entry |= dict.fromkeys(("size", "sha256", "sha1", "md5")) | known
     entry |= {"url": server.url(case.mode, name), "mirrors": []}
     folder.mkdir(parents=True, exist_ok=True)
-    params = {"archive": archive, "files": [entry], "manual": None}
+    params = {"archive": archive, "files": [entry]}
     fetch.run(JobContext(seed=0, machine=Machine(), params=params, out=folder))
     return folder
 

@@ -138,6 +138,15 @@ def test_the_readme_s_method_passes_the_linter(root: Path, method: Path) -> None
         ("row", "temperature: 0.1", "temprature: 0.1",
          "papers/beyond.yaml: tables.dense.rows.smoothed.run.settings.temprature: method smoothed has no such setting "
          "(did you mean 'temperature'?); there are: family, temperature, variant"),
+        ("row", "temperature: 0.1", "temperature: warm",
+         "papers/beyond.yaml: tables.dense.rows.smoothed.run.settings.temperature: 'warm' is not of type float; mend "
+         "it in the row, its preset or what is set for the data set"),
+        ("row", "variant: SCLIP", "variant: SKLIP",
+         "papers/beyond.yaml: tables.dense.rows.smoothed.run.settings.variant: 'SKLIP' is not one of vanilla, "
+         "MaskCLIP, SCLIP, ClearCLIP; mend it in"),
+        ("row", "variant: SCLIP, ", "",
+         "papers/beyond.yaml: tables.dense.rows.smoothed.run.settings.variant: method smoothed needs it, and there "
+         "is no default; add it to the row or its preset"),
         ("row", "method: smoothed,", "method: smothed,",
          "papers/beyond.yaml: tables.dense.rows.smoothed.run.method: there is no src/ovss/methods/smothed.py, and "
          "'unwritten' does not list it (did you mean 'smoothed'?); there are: "),

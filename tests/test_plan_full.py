@@ -267,7 +267,7 @@ def test_an_archive_that_failed_empties_its_cells_and_no_others(project: Project
 
 def fetch_job(url: str) -> Job:
     file = {"name": "a.txt", "url": url, "mirrors": [], "size": None, "sha256": None, "sha1": None, "md5": None}
-    params = {"archive": "things", "files": [file], "manual": None}
+    params = {"archive": "things", "files": [file]}
     return Job("fetch", "things", "ovss.data.fetch", params, {}, {}, {})
 
 

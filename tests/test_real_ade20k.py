@@ -55,7 +55,7 @@ def prepared(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     with serve({ARCHIVE: content}) as server:
         sha256 = hashlib.sha256(content).hexdigest()
         entry = {"name": ARCHIVE, "url": server.url("plain", ARCHIVE), "size": len(content), "sha256": sha256}
-        params = {"archive": "ade20k150", "files": [entry], "manual": None}
+        params = {"archive": "ade20k150", "files": [entry]}
         fetch.run(JobContext(seed=0, machine=Machine(), params=params, out=fetched))
     params = {**prepare_params(config, "ade20k_val"), "images": 3}
     prepare.run(JobContext(seed=0, machine=Machine(), params=params, inputs={"ade20k150": fetched}, out=out))

@@ -13,7 +13,7 @@ import pytest
 
 from ovss import origin, runner
 from ovss.errors import UserError
-from ovss.jobs import JobContext
+from ovss.jobs import JobContext, Machine
 from ovss.plan.job import Job
 from ovss.plan.stages import STAGES, Stage
 
@@ -152,6 +152,18 @@ def test_a_wrong_machine_setting_is_named(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=f"{name}: '{value}' is not"):
         runner.machine()
+
+
+@pytest.mark.parametrize(("device", "set_to", "readers"), [("cpu", None, 1), ("cuda", None, 3), ("cuda", "5", 5)])
+def test_a_gpu_is_fed_by_more_readers_than_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, set_to: str | None, readers: int
+) -> None:
+    monkeypatch.delenv("OVSS_WORKERS", raising=False)
+    if set_to:
+        monkeypatch.setenv("OVSS_WORKERS", set_to)
+    monkeypatch.setattr(runner, "_device", lambda asked: device)
+    monkeypatch.setattr(runner.os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    assert runner.machine() == Machine(device, readers, 8)
 
 
 def test_several_outputs_of_one_process_are_each_complete(make: Callable[..., Job], tmp_path: Path) -> None:

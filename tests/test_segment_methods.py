@@ -280,7 +280,7 @@ def test_classes_are_read_from_a_list_or_a_file(tmp_path: Path) -> None:
 
 
 def fetch(name: str, url: str) -> Job:
-    return Job("fetch", name, "ovss.data.fetch", {"archive": name, "manual": None, "files": [
+    return Job("fetch", name, "ovss.data.fetch", {"archive": name, "files": [
         {"name": "w.bin", "url": url, "mirrors": [], "size": 5, "sha256": None, "sha1": None, "md5": None}]},
         {}, {}, {})  # fmt: skip
 

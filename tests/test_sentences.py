@@ -155,7 +155,7 @@ def test_weights_that_do_not_fit_or_are_not_finite_are_not_converted(files: Path
 def one_file(folder: Path, url: str, sha256: str | None = "0" * 64) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     file = {"name": "file", "url": url, "mirrors": [], "size": None, "sha256": sha256, "sha1": None, "md5": None}
-    fetch.run(JobContext(0, Machine(), {"archive": "a", "files": [file], "manual": None}, {}, folder))
+    fetch.run(JobContext(0, Machine(), {"archive": "a", "files": [file]}, {}, folder))
 
 
 def test_a_package_gives_only_its_own_files_and_only_the_expected_bytes(tmp_path: Path) -> None:

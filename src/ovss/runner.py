@@ -25,6 +25,7 @@ from ovss.plan.stages import STAGES
 
 JOB_LOG = "OVSS_JOB_LOG"
 CHECK_CLOSURE = "OVSS_CHECK_CLOSURE"
+GPU_READERS = 8
 SCRATCH = "data/scratch"
 """Where jobs keep what a killed run has finished; whatever is in it can be deleted at any time."""
 
@@ -32,19 +33,22 @@ SCRATCH = "data/scratch"
 def machine() -> Machine:
     """The machine settings from the environment: OVSS_DEVICE (cpu, cuda, auto), OVSS_WORKERS, OVSS_BATCH_SIZE.
 
+    Unset, one thread reads for a CPU, which computes meanwhile, and up to ``GPU_READERS`` for a GPU, which waits.
+
     Raises:
         UserError: a variable has a value that is not allowed.
     """
     device = os.environ.get("OVSS_DEVICE", "auto")
     if device not in {"auto", "cpu", "cuda"}:
         raise UserError(f"OVSS_DEVICE: '{device}' is not one of auto, cpu, cuda")
-    numbers = {}
-    for name, default in (("OVSS_WORKERS", "1"), ("OVSS_BATCH_SIZE", "8")):
-        text = os.environ.get(name, default)
+    device, numbers = _device(device), {}
+    readers = min(GPU_READERS, len(os.sched_getaffinity(0))) if device == "cuda" else 1
+    for name, default in (("OVSS_WORKERS", readers), ("OVSS_BATCH_SIZE", 8)):
+        text = os.environ.get(name, str(default))
         if not text.isdigit() or int(text) < 1:
             raise UserError(f"{name}: '{text}' is not a whole number above 0")
         numbers[name] = int(text)
-    return Machine(_device(device), numbers["OVSS_WORKERS"], numbers["OVSS_BATCH_SIZE"])
+    return Machine(device, numbers["OVSS_WORKERS"], numbers["OVSS_BATCH_SIZE"])
 
 
 def _device(asked: str) -> str:

@@ -224,7 +224,7 @@ def load_datasets(path: Path, root: Path | None = None) -> Datasets:
 def fetch_params(config: Datasets, archive: str) -> dict[str, Any]:
     """Parameters (JSON types) of the job that fetches an archive; they hold facts that change bytes, not prose."""
     entry = config.archives[archive]
-    return {"archive": archive, "files": fetched(entry.files), "manual": entry.manual}
+    return {"archive": archive, "files": fetched(entry.files)}
 
 
 def prepare_params(config: Datasets, source: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Weight(Strict):
 
     def fetch_params(self, name: str) -> dict[str, Any]:
         """Parameters (JSON types) of the fetch job; by-hand files lie under data/manual/<name>/."""
-        return {"archive": name, "files": fetched(self.files), "manual": self.manual}
+        return {"archive": name, "files": fetched(self.files)}
 
     def convert_params(self, name: str) -> dict[str, Any]:
         """Parameters (JSON types) of the job that turns the files into a model directory."""

@@ -25,7 +25,7 @@ _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip", ".deb")
 def run(ctx: JobContext) -> dict[str, object]:
     """Fetch the files of one archive.
 
-    Params: archive (name), files (entries of datasets.yaml: name, url, mirrors, size, hashes), manual (text or null).
+    Params: archive (name), files (entries of datasets.yaml: name, url, mirrors, size, hashes).
     Inputs: ``world`` where an address starts with ``world://``. An address ``package://NAME/PATH`` is a file of the
     installed Python package NAME.
     Output: the files under their names. A file at ``data/manual/<archive>/<name>`` is verified and used as it is. What
@@ -48,7 +48,7 @@ def run(ctx: JobContext) -> dict[str, object]:
         elif file.urls and file.urls[0].startswith(_PACKAGE):
             facts[file.name] = _from_package(file, ctx.out)
         else:
-            facts[file.name] = _from_outside(file, archive, ctx.params.get("manual"), ctx.out, budget)
+            facts[file.name] = _from_outside(file, archive, ctx.out, budget)
     return {"archive": archive, "files": facts}
 
 
@@ -60,16 +60,15 @@ def bytes_to_come(archive: str, file: RemoteFile, root: Path = Path()) -> int:
     return max(0, (file.size or 0) - Partial(root / PARTIAL / archive / part_name(file)).size)
 
 
-def _from_outside(file: RemoteFile, archive: str, manual: str | None, out: Path, budget: Budget) -> dict[str, Any]:
+def _from_outside(file: RemoteFile, archive: str, out: Path, budget: Budget) -> dict[str, Any]:
     by_hand = manual_path(archive, file.name)
-    todo = f": {manual}" if manual else ""
     if by_hand.is_file():
         facts = {**verify(by_hand, file), "url": "placed by hand"}
         place(by_hand, out / file.name)
     elif not file.urls:
-        raise UserError(f"{by_hand}: this file has to be placed by hand{todo or '; see datasets.yaml'}")
+        raise UserError(f"{by_hand}: this file has to be placed by hand; 'make plan' says where it is to be had")
     else:
-        hint = f"place the file at {by_hand} (it is published at {file.urls[0]}){todo}"
+        hint = f"place the file at {by_hand} (it is published at {file.urls[0]})"
         facts = download(file, out, partial=PARTIAL / archive, hint=hint, budget=budget)
     if file.strongest is None:
         if file.name.endswith(_ARCHIVES):

@@ -71,7 +71,7 @@ def read_label(path: Path, wide: bool | None = None) -> np.ndarray:
                 bits = "8-bit" if wide is False else "8-bit or 16-bit"
                 raise UserError(
                     f"{path}: a label image must be {bits} gray or palette, this one has mode {image.mode}; "
-                    "fetch the archive again"
+                    "save the class numbers themselves, not colours"
                 )
             return np.array(image, dtype=np.uint16 if wide or image.mode in _WIDE else np.uint8)
     except UserError:

@@ -128,7 +128,7 @@ def read_row(name: str, item: Item) -> Row:
     """
     if item.params["method"] != _METHOD:
         raise UserError(f"method: stage clusters knows {_METHOD}, not '{item.params['method']}'; mend the row")
-    settings = methods.read_settings(Clustering, item.params["settings"], _METHOD)
+    settings = methods.read_settings(Clustering, item.params["settings"], _METHOD, name)
     return Row(name, settings, read_geometry(item.params["protocol"]), MapsWriter(item.out))
 
 

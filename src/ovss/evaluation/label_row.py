@@ -60,7 +60,7 @@ def read_row(name: str, item: Item) -> Row:
     return Row(
         name=name,
         out=item.out,
-        naming=methods.read_settings(Naming, params["settings"], params["method"]),
+        naming=methods.read_settings(Naming, params["settings"], params["method"], name),
         source=item.inputs["source"],
         at=(item.inputs["segments"], item.inputs["neighbours"]),
         sentences=item.inputs["sentences"],

@@ -129,7 +129,7 @@ def read_row(name: str, item: Item, clip: Clip, load: Load, open_model: Open) ->
     """
     params, dataset = item.params, item.params["dataset"]
     method = methods.load(params["method"])
-    settings = methods.read_settings(method.Settings, params["settings"], params["method"])
+    settings = methods.read_settings(method.Settings, params["settings"], params["method"], name)
     companions = {name: load(path) for name, path in _companions(item.inputs)}
     vocabulary = _vocabulary(item, str(clip.device))
     if vocabulary.num_classes != dataset["num_classes"]:

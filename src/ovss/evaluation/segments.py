@@ -128,6 +128,6 @@ def read_row(name: str, item: Item) -> Row:
     params = item.params
     if params["method"] != _METHOD:
         raise UserError(f"method: stage segments knows {_METHOD}, not '{params['method']}'; mend the row")
-    settings = methods.read_settings(Embedding, params["settings"], _METHOD)
+    settings = methods.read_settings(Embedding, params["settings"], _METHOD, name)
     clusters = ClusterMaps.open(item.inputs["clusters"])
     return Row(name, settings, read_geometry(params["protocol"]), clusters, SegmentsWriter(item.out))

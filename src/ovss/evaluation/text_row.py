@@ -75,7 +75,7 @@ def read_row(name: str, item: Item) -> TextRow:
         known = ", ".join(f"{task}: {' or '.join(names)}" for task, names in TASKS.items())
         raise UserError(f"row {name}: method '{method}' cannot be asked for '{task}'; there are {known}")
     module = methods.load(method)
-    settings = methods.read_settings(module.Settings, params["settings"], method)
+    settings = methods.read_settings(module.Settings, params["settings"], method, name)
     if getattr(settings, "refine", "none") != "none":
         raise UserError(f"settings.refine: '{settings.refine}' refines masks of classes, not of texts; set it to none")
     if getattr(settings, "background_plane", "with_class") != "with_class":

@@ -16,7 +16,7 @@ import importlib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,43 +39,56 @@ def load(name: str) -> types.ModuleType:
     return importlib.import_module(f"ovss.methods.{name}")
 
 
-def read_settings(kind: type[Any], values: Mapping[str, Any], method: str) -> Any:
+def read_settings(kind: type[Any], values: Mapping[str, Any], method: str, row: str = "") -> Any:
     """A method's settings from plain values, each checked against its type.
 
     Args:
         kind: the method's ``Settings``; field types are str, int, float, bool, Literal, or one of them or None.
         values: settings by name; the others keep their defaults.
-        method: the method's name, for messages.
+        method: the method's name, for messages. row: whose settings they are, likewise.
 
     Raises:
-        UserError: an unknown or missing setting, or a value of another type.
+        UserError: an unknown or missing setting, or a value of another type or out of the method's range.
     """
+    try:
+        return _settings(kind, values, method)
+    except UserError as error:
+        raise UserError(f"{row}: {error}" if row else str(error)) from error
+
+
+def _settings(kind: type[Any], values: Mapping[str, Any], method: str) -> Any:
     types_by_name = typing.get_type_hints(kind)
     known = [field.name for field in fields(kind)]
     for name, value in values.items():
         if name not in known:
             raise UserError(f"settings.{name}: method {method} has no such setting; it has: {', '.join(known)}")
-        if not _fits(value, types_by_name[name]):
-            raise UserError(f"settings.{name}: {value!r} is not {_words(types_by_name[name])} (method {method})")
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise UserError(f"settings: method {method} lacks a setting ({error})") from error
+        if not fits(value, types_by_name[name]):
+            raise UserError(f"settings.{name}: {value!r} is not {in_words(types_by_name[name])} (method {method})")
+    for field in fields(kind):
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise UserError(f"settings.{field.name}: method {method} needs it, and there is no default; add it")
+    return kind(**values)
 
 
-def _fits(value: object, kind: Any) -> bool:
+def fits(value: object, kind: Any) -> bool:
+    """Whether a plain value is of the type that an annotation says; a whole number is a float too."""
+    if kind is Any:
+        return True
+    if kind is None:
+        return value is None
     if typing.get_origin(kind) is Literal:
         return any(value == choice and type(value) is type(choice) for choice in typing.get_args(kind))
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return any(_fits(value, part) for part in typing.get_args(kind))
+        return any(fits(value, part) for part in typing.get_args(kind))
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     return type(value) is kind
 
 
-def _words(kind: Any) -> str:
+def in_words(kind: Any) -> str:
+    """The type that an annotation says, to stand behind "is not"."""
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        return " or ".join(_words(part) for part in typing.get_args(kind))
-    return "null" if kind is type(None) else f"of type {kind.__name__}"
+        return " or ".join(in_words(part) for part in typing.get_args(kind))
+    return "null" if kind in (None, type(None)) else f"of type {kind.__name__}"

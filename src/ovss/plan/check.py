@@ -1,14 +1,16 @@
-"""Names in papers/*.yaml and params.yaml that nothing knows, refused before anything runs."""
+"""Names in papers/*.yaml and params.yaml that nothing knows, and values that fit no setting, refused before a run."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ovss.config.papers import Cell, Paper
 from ovss.config.params import SCALES, Scale
 from ovss.errors import UserError
+from ovss.methods import fits, in_words
 from ovss.plan.project import Project
+from ovss.plan.settings import Setting
 
 _MUST_HAVE = {
     "Settings": "a frozen dataclass Settings with every constant",
@@ -24,12 +26,24 @@ def check_row(project: Project, paper: Paper, where: str, cell: Cell) -> None:
         for name in cell.settings.keys() - methods[cell.method]:
             raise _unknown(paper, f"{where}.run.settings.{name}", f"method {cell.method} has no such setting",
                            name, methods[cell.method])  # fmt: skip
+        _check_values(f"papers/{paper.paper}.yaml: {where}.run.settings", cell, methods[cell.method])
     elif cell.method not in paper.unwritten:
         what = f"there is no src/ovss/methods/{cell.method}.py, and 'unwritten' does not list it"
         raise _unknown(paper, f"{where}.run.method", what, cell.method, {*methods, *paper.unwritten})
     if cell.dataset not in columns:
         raise _unknown(paper, f"columns or {where}.run.dataset", f"'{cell.dataset}' is not a column of params.yaml "
                        "(at any scale)", cell.dataset, columns)  # fmt: skip
+
+
+def _check_values(at: str, cell: Cell, known: Mapping[str, Setting]) -> None:
+    """Refuse a value of another type, and settings without one. Ranges are the method's own matter: the job checks."""
+    for name, setting in known.items():
+        if name in cell.settings and not fits(cell.settings[name], setting.kind):
+            raise UserError(f"{at}.{name}: {cell.settings[name]!r} is not {in_words(setting.kind)}; mend it in the "
+                            "row, its preset or what is set for the data set")  # fmt: skip
+        if setting.required and name not in cell.settings:
+            raise UserError(f"{at}.{name}: method {cell.method} needs it, and there is no default; add it to the row "
+                            "or its preset")  # fmt: skip
 
 
 def _columns(project: Project) -> set[str]:

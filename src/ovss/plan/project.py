@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +17,7 @@ from ovss.errors import UserError
 from ovss.plan.closure import Closure
 from ovss.plan.job import Job
 from ovss.plan.lock import locked_versions
+from ovss.plan.settings import Setting, SettingsFiles
 from ovss.plan.stages import STAGES
 
 PAPER_ORDER = ("tag", "ttd", "freecp", "reclippp", "sseg", "beyond")
@@ -87,55 +86,30 @@ class Project:
         return Job(stage, name, kind.module, params, inputs, {**sources, **files}, packages, seed=seed, **more)
 
     @cached_property
-    def methods(self) -> dict[str, frozenset[str]]:
-        """Names of the settings of every implemented method, read from its file without importing it."""
-        folder = self.root / "src" / "ovss" / "methods"
-        return {file.stem: frozenset(_settings_fields(file, "Settings")) for file in sorted(folder.glob("[a-z]*.py"))}
+    def _settings_files(self) -> SettingsFiles:
+        return SettingsFiles(self.root / "src")
+
+    @property
+    def _methods_folder(self) -> Path:
+        return self.root / "src" / "ovss" / "methods"
+
+    @cached_property
+    def methods(self) -> dict[str, dict[str, Setting]]:
+        """The settings of every implemented method, read from its file without importing it."""
+        files = sorted(self._methods_folder.glob("[a-z]*.py"))
+        return {file.stem: self._settings_files.read(file, "Settings") for file in files}
 
     @cached_property
     def definitions(self) -> dict[str, frozenset[str]]:
         """Names of the classes and functions in the file of every implemented method, its own and imported ones."""
-        folder = self.root / "src" / "ovss" / "methods"
-        return {name: frozenset(_defined(_parse(folder / f"{name}.py"))) for name in self.methods}
+        return {name: self._settings_files.defined(self._methods_folder / f"{name}.py") for name in self.methods}
 
     def settings_of(self, method: str, part: str) -> frozenset[str]:
         """Names of the settings in one part of a method: a dataclass in one of its modules ``_<method>_*.py``."""
-        files = sorted((self.root / "src" / "ovss" / "methods").glob(f"_{method}_*.py"))
-        return frozenset(name for file in files for name in _settings_fields(file, part))
+        files = sorted(self._methods_folder.glob(f"_{method}_*.py"))
+        return frozenset(name for file in files for name in self._settings_files.read(file, part))
 
 
 def _paper_order(file: Path) -> tuple[int, str]:
     known = PAPER_ORDER.index(file.stem) if file.stem in PAPER_ORDER else len(PAPER_ORDER)
     return known, file.stem
-
-
-def _parse(file: Path) -> list[ast.stmt]:
-    try:
-        return ast.parse(file.read_text(encoding="utf-8")).body
-    except SyntaxError as error:
-        raise UserError(f"{file}: line {error.lineno}: {error.msg}; mend the syntax before running") from error
-
-
-def _defined(body: list[ast.stmt]) -> Iterator[str]:
-    for node in body:
-        if isinstance(node, ast.ImportFrom):
-            yield from (alias.asname or alias.name for alias in node.names)
-        elif isinstance(node, ast.ClassDef | ast.FunctionDef):
-            yield node.name
-
-
-def _settings_fields(file: Path, name: str) -> Iterator[str]:
-    """Fields of a dataclass of a method's file, with those that it inherits from the file itself or from a part of a
-    method (a module of the same folder)."""
-    body = _parse(file)
-    for node in body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            for base in node.bases:
-                yield from _settings_fields(file, base.id) if isinstance(base, ast.Name) else ()
-            for line in node.body:
-                if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-                    yield line.target.id
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ovss.methods."):
-            part = file.with_name(f"{str(node.module).rpartition('.')[2]}.py")
-            if any(alias.name == name for alias in node.names):
-                yield from _settings_fields(part, name)
