@@ -28,7 +28,15 @@ PLACES = {"test_workflow.py": "", "test_workflow_store.py": "test_g"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+    parser.addoption("--pretended-gpu", action="store_true", help="stages compute on the device of pretend_gpu.py")
     parser.addoption("--golden", type=Path, help="folder of reference arrays laid out like a folder of tests/golden")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--pretended-gpu"):
+        from pretend_gpu import everywhere
+
+        config.add_cleanup(everywhere())
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
@@ -37,11 +45,11 @@ def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--slow"):
-        skip = pytest.mark.skip(reason="slow: run with --slow")
-        for item in items:
-            if "slow" in item.keywords:
-                item.add_marker(skip)
+    left_out = {"cpu": "compares with the CPU"} if config.getoption("--pretended-gpu") else {}
+    left_out |= {} if config.getoption("--slow") else {"slow": "slow: run with --slow"}
+    for item in items:
+        for name in left_out.keys() & item.keywords.keys():
+            item.add_marker(pytest.mark.skip(reason=left_out[name]))
     items.sort(key=lambda item: PLACES.get(item.path.name, item.path.name))
 
 

@@ -98,6 +98,7 @@ def test_a_broken_text_tower_is_refused() -> None:
         encode_unit(clip, ["a dog"])
 
 
+@pytest.mark.cpu
 def test_a_collection_holds_every_caption_with_its_vector(tmp_path: Path, model: Path, clip: Clip) -> None:
     facts = stage.run(context(tmp_path, model))
     found = Collection.open(tmp_path / "out", check=True)

@@ -216,6 +216,7 @@ def told(
     return Item({**made.params, "settings": settings}, {**made.inputs, **(inputs or {})}, out)
 
 
+@pytest.mark.cpu
 def test_a_method_gets_labels_if_it_asks_and_its_texts_and_the_model_s_logit_scale(project, tmp_path, given_to) -> None:
     described = {"descriptions": project / "described"}
     run({"a": told(project, tmp_path / "a", described, {"logit_scale": None}, labels=True),
@@ -238,6 +239,7 @@ def test_descriptions_of_other_words_are_refused_by_both_names(project: Path, tm
         run({"row": wrong})
 
 
+@pytest.mark.cpu
 def test_a_companion_is_loaded_once_and_rows_whose_companions_differ_share_nothing(
     project: Path, tmp_path: Path, given_to: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

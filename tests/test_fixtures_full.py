@@ -146,7 +146,8 @@ def test_files_without_a_published_hash_are_used(fetched: Fetch) -> None:
 
 def test_cityscapes_asks_for_both_zips_by_name_and_compares_their_md5(config: Datasets, fetched: Fetch) -> None:
     with pytest.raises(
-        UserError, match=r"^data/manual/cityscapes/gtFine_trainvaltest\.zip: .*https://www\.cityscapes-dataset\.com"
+        UserError,
+        match=r"^data/manual/cityscapes/gtFine_trainvaltest\.zip: this file has to be placed by hand; .make plan. says",
     ):
         fetched("cityscapes", {})
     files = small_archives.cityscapes()[0]

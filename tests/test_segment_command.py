@@ -147,6 +147,7 @@ def stages(project: Path, out: Path) -> Path:
     return run(label, params, inputs)
 
 
+@pytest.mark.cpu
 def test_words_scores_and_classes_are_those_of_the_stages(project: Path, ovss: Any, tmp_path: Path) -> None:
     status, printed, _ = ovss("source", "--out", str(tmp_path / "new/out"), "--classes", "cat, dog, sea")
     assert status == 0

@@ -319,6 +319,7 @@ def test_a_pass_writes_maps_and_the_segments_that_have_pixels(whole) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.cpu
 def test_both_steps_at_once_give_what_the_stages_write(project: Path, whole) -> None:
     clip = load_clip(project / "model", "cpu")
     dino = clusters.load_segmenter(project / "dino", "cpu")

@@ -267,6 +267,7 @@ def test_classes_decided_in_parts_are_those_decided_together(project, whole, tmp
         assert len(np.unique(shown(whole / name))) > 1
 
 
+@pytest.mark.cpu
 def test_hq_sam_gets_labels_and_the_maps_that_decided(project: Path, tmp_path: Path, monkeypatch) -> None:
     given: list[Any] = []
 
@@ -290,6 +291,7 @@ def test_hq_sam_gets_labels_and_the_maps_that_decided(project: Path, tmp_path: P
 # Texts
 
 
+@pytest.mark.cpu
 def test_tcls_templates_are_averaged_before_they_are_normalised(project: Path, tmp_path: Path) -> None:
     items = {name: Item({"queries": NAMES, "templates": name, **extra}, {"model": project / "model"}, tmp_path / name)
              for name, extra in (("tcl", {}), ("own", {"template_lines": list(text.templates("tcl"))}))}  # fmt: skip

@@ -225,6 +225,7 @@ def test_a_language_model_is_asked_once_and_not_again_after_a_kill(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.cpu
 def test_a_run_that_is_killed_ends_with_the_bytes_of_one_that_is_not(inputs: dict[str, Path], tmp_path: Path) -> None:
     scale = SCALE.model_copy(update={"steps": 24})
     whole = trained(inputs, tmp_path / "whole", scale, workers=2)
@@ -251,6 +252,7 @@ def test_a_run_that_is_killed_ends_with_the_bytes_of_one_that_is_not(inputs: dic
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="this torch has no gloo")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.cpu
 def test_two_processes_agree_with_one_and_pass_on_what_is_wrong(
     inputs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
