@@ -9,8 +9,8 @@ What is the same for all pictures (texts, captions, loading) is left out, TAG's 
 a whole data set. A process for each method; one thread on a CPU (CPU seconds), wall seconds on a GPU. Operations are
 those of torch's FlopCounterMode (matrix products, convolutions, attention; not CRF, PAMR, k-means' bookkeeping), their
 share is of --peak or, without it, of the fastest large float32 matrix product here. Peak memory is that of the process
-while it works on a CPU, and what torch allocated on a GPU, weights included; there TAG must stay below 15 GB. Some five
-CPU minutes with the defaults (estimated). A record is in bench/images_per_second.md.
+while it works on a CPU, and what torch allocated on a GPU, weights included; there TAG must stay below 15 GB. Some ten
+CPU minutes with two images. A record is in bench/images_per_second.md.
 """
 
 from __future__ import annotations
