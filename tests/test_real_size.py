@@ -42,8 +42,10 @@ MOST_MEMORY = 24 * GIB
 # of pixels. FreeCP's balancing is in double precision on purpose, two million numbers here.
 MOST_CALLS, MOST_DOUBLES = 100_000, 4_000_000
 DRAWN, OTHER = "a_drawn", "b_other"
-# Memory not yet written, and bits read as another type (the search packs a score and a number into one).
-NOT_NUMBERS = ("aten.empty", "aten.new_empty", "aten.view.dtype")
+# Memory not yet written: it holds anything, so ``Watch`` fills it with what would be noticed in a result.
+UNWRITTEN, FILLED = ("aten.empty", "aten.new_empty"), 1e4
+# Bits read as another type: the search packs a score and a number into one.
+NOT_NUMBERS = "aten.view.dtype"
 # An empty cluster has no mean; the stage leaves it out.
 MAY_BE_NAN = frozenset({"segments"})
 
@@ -67,6 +69,8 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         found = func(*args, **(kwargs or {}))
+        if str(func).startswith(UNWRITTEN) and found.is_floating_point() and not found.is_meta:
+            found.fill_(FILLED)
         self.calls += 1
         assert self.calls < MOST_CALLS, f"{self.stage}: {MOST_CALLS} operations on one image"
         for value in found if isinstance(found, (tuple, list)) else (found,):
