@@ -22,7 +22,7 @@ def on_pretended_gpu(root: Path, *tests: str) -> None:
 
 
 def test_stages_leave_nothing_behind_on_the_cpu(root: Path) -> None:
-    """The device itself, then one of each: dense CLIP and FreeCP, captions, search, clusters and segments, texts, TTD, training."""
+    """The device itself; then dense CLIP and FreeCP, captions, search, clusters, segments, texts, TTD, training."""
     on_pretended_gpu(
         root,
         "checks_of_pretend_gpu.py",
